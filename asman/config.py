@@ -1,0 +1,270 @@
+"""Every setting, in one table, and where its value comes from.
+
+Flags win over environment, environment over the config file, that over defaults. The table is the only list: the
+command line's help, ``asman config`` and the README are made from it. Nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from asman.errors import AsmanError, ConfigError, clip
+from asman.units import parse_duration_s, parse_size_bytes
+
+__all__ = ["PROFILES", "SETTINGS", "Config", "Limits", "Setting", "load_config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request, job or source may use; 0 means no limit. The defaults are those of the public profile.
+
+    Source: promises, "Error shape and default limits".
+    """
+
+    json_body_bytes: int = 1 << 20
+    json_depth: int = 64
+    json_keys: int = 10_000
+    json_string_bytes: int = 512 << 10
+    definition_bytes: int = 256 << 10
+    inline_data_bytes: int = 128 << 10
+    blob_bytes: int = 1 << 30
+    queued_per_queue: int = 1_000
+    client_frame_bytes: int = 64 << 10
+    worker_frame_bytes: int = 1 << 20
+    sockets_per_queue: int = 700
+    sockets_total: int = 6_000
+    submits_per_minute_per_address: int = 60
+    submit_burst_per_address: int = 120
+    env_entries: int = 64
+    env_value_bytes: int = 8 << 10
+    command_bytes: int = 32 << 10
+    tags: int = 32
+    outputs: int = 1_000
+    callbacks: int = 4
+    callback_payload_bytes: int = 16 << 10
+    max_duration_s: float = 86_400.0
+
+
+PROFILES: Mapping[str, Limits] = {
+    "public": Limits(),
+    "private": Limits(
+        json_body_bytes=16 << 20,
+        json_keys=100_000,
+        json_string_bytes=16 << 20,
+        definition_bytes=16 << 20,
+        inline_data_bytes=16 << 20,
+        blob_bytes=0,
+        queued_per_queue=0,
+        client_frame_bytes=16 << 20,
+        worker_frame_bytes=16 << 20,
+        sockets_per_queue=0,
+        sockets_total=0,
+        submits_per_minute_per_address=0,
+        submit_burst_per_address=0,
+        env_entries=1_000,
+        env_value_bytes=128 << 10,
+        command_bytes=128 << 10,
+        outputs=100_000,
+        max_duration_s=30 * 86_400.0,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One line of the table. Shape: ``kind`` is text, duration, size, whole, flag or list (comma-separated)."""
+
+    name: str
+    kind: str
+    default: Any
+    env: str
+    help: str
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(name="host", kind="text", default="127.0.0.1", env="ASMAN_HOST", help="Address to listen on."),
+    Setting(name="port", kind="whole", default=8000, env="ASMAN_PORT", help="TCP port to listen on."),
+    Setting(name="data", kind="text", default="asman-data", env="ASMAN_DATA", help="Directory for databases and blobs."),
+    Setting(
+        name="backend",
+        kind="text",
+        default="sqlite",
+        env="ASMAN_BACKEND",
+        help="Job store and blobs: sqlite, memory, redis+s3, or a job store URL.",
+    ),
+    Setting(name="blobs", kind="text", default="", env="ASMAN_BLOBS", help="Blob store URL, if not the backend's own."),
+    Setting(name="notifier", kind="text", default="", env="ASMAN_NOTIFIER", help="Notifier URL, if not the backend's own."),
+    Setting(
+        name="profile",
+        kind="text",
+        default="private",
+        env="ASMAN_PROFILE",
+        help="Limits: private (a trusted network) or public (the open internet).",
+    ),
+    Setting(
+        name="public_url",
+        kind="text",
+        default="",
+        env="ASMAN_PUBLIC_URL",
+        help="Address under which callers reach this server, for links; else taken from each request.",
+    ),
+    Setting(
+        name="expire_after_s",
+        kind="duration",
+        default=0.0,
+        env="ASMAN_EXPIRE_AFTER",
+        help="How long a job and its data are kept; 0 for the profile's default (30 days, public 7 days).",
+    ),
+    Setting(name="lease_s", kind="duration", default=30.0, env="ASMAN_LEASE", help="How long a silent worker keeps a job."),
+    Setting(name="renew_s", kind="duration", default=10.0, env="ASMAN_RENEW", help="How often a worker renews."),
+    Setting(
+        name="reconnect_grace_s",
+        kind="duration",
+        default=15.0,
+        env="ASMAN_RECONNECT_GRACE",
+        help="How long a worker whose connection closed may come back before its jobs are queued again.",
+    ),
+    Setting(name="max_attempts", kind="whole", default=3, env="ASMAN_MAX_ATTEMPTS", help="Lost attempts before a job is given up."),
+    Setting(name="listed_s", kind="duration", default=60.0, env="ASMAN_LISTED", help="How long a finished job stays on the listing."),
+    Setting(
+        name="sweep_s", kind="duration", default=2.0, env="ASMAN_SWEEP", help="How often leases, expiry and callbacks are looked at."
+    ),
+    Setting(
+        name="allow_origin",
+        kind="list",
+        default=(),
+        env="ASMAN_ALLOW_ORIGIN",
+        help="Web origins that may drive a server that listens on loopback.",
+    ),
+    Setting(
+        name="webhook_allow",
+        kind="list",
+        default=(),
+        env="ASMAN_WEBHOOK_ALLOW",
+        help="Non-public networks (CIDR) that webhooks may call.",
+    ),
+    Setting(
+        name="webhook_secret",
+        kind="text",
+        default="",
+        env="ASMAN_WEBHOOK_SECRET",
+        help="Signing secret of webhooks (whsec_...); without it callbacks are sent unsigned.",
+    ),
+    Setting(name="server_id", kind="text", default="", env="ASMAN_SERVER_ID", help="Name of this server in status answers; else random."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one server; the fields are the rows of ``SETTINGS``, in their units."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    data: str = "asman-data"
+    backend: str = "sqlite"
+    blobs: str = ""
+    notifier: str = ""
+    profile: str = "private"
+    public_url: str = ""
+    expire_after_s: float = 0.0
+    lease_s: float = 30.0
+    renew_s: float = 10.0
+    reconnect_grace_s: float = 15.0
+    max_attempts: int = 3
+    listed_s: float = 60.0
+    sweep_s: float = 2.0
+    allow_origin: tuple[str, ...] = ()
+    webhook_allow: tuple[str, ...] = ()
+    webhook_secret: str = ""
+    server_id: str = ""
+    limits: Limits = field(default_factory=lambda: PROFILES["private"])
+
+    @property
+    def is_local(self) -> bool:
+        """Listens on loopback: the web pages of other sites must not drive it."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def job_store_url(self) -> str:
+        if self.backend == "sqlite":
+            return f"sqlite:///{Path(self.data) / 'asman.db'}"
+        if self.backend == "memory":
+            return "memory:"
+        return self.backend
+
+    @property
+    def blob_store_url(self) -> str:
+        if self.blobs:
+            return self.blobs
+        return "memory:" if self.backend == "memory" else f"file:///{Path(self.data) / 'blobs'}"
+
+    @property
+    def notifier_url(self) -> str:
+        return self.notifier or "memory:"
+
+
+def load_config(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """Put one configuration together, and say where each value came from.
+
+    Shape:  ``flags`` holds only what was given; the second answer maps a setting to ``default``, the file's path,
+            the variable's name or ``flag``.
+    Errors: ConfigError, naming the setting, the value and where it stood.
+    """
+    values: dict[str, Any] = {}
+    source = {s.name: "default" for s in SETTINGS}
+    stored = _read_file(file) if file is not None else {}
+    unknown = sorted(set(stored) - {s.name for s in SETTINGS})
+    if unknown:
+        raise ConfigError(f"{file} has an unknown setting {clip(unknown[0])}", hint="asman config lists all settings")
+    for setting in SETTINGS:
+        for where, given in ((str(file), stored), (setting.env, environ or {}), ("flag", flags or {})):
+            key = setting.env if where == setting.env else setting.name
+            if key in given and given[key] is not None:
+                values[setting.name] = _read(setting, given[key], where)
+                source[setting.name] = where
+    config = Config(**values)
+    if config.profile not in PROFILES:
+        raise ConfigError(f"profile is {clip(config.profile)}; known are: {', '.join(sorted(PROFILES))}")
+    return replace(config, limits=PROFILES[config.profile]), source
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {file}: {error}") from error
+
+
+def _read(setting: Setting, value: Any, where: str) -> Any:
+    try:
+        match setting.kind:
+            case "duration":
+                return _seconds(value)
+            case "size":
+                return parse_size_bytes(value)
+            case "whole":
+                return int(value)
+            case "list":
+                parts = value.split(",") if isinstance(value, str) else value
+                return tuple(str(p).strip() for p in parts if str(p).strip())
+            case _:
+                return str(value)
+    except (ValueError, AsmanError) as error:
+        raise ConfigError(f"{setting.name} is {clip(value)} ({where}): {error}") from error
+
+
+def _seconds(value: Any) -> float:
+    """A setting's bare number is seconds; text with a unit is a duration."""
+    try:
+        return float(value)
+    except ValueError:
+        return parse_duration_s(value)
+

@@ -1,0 +1,86 @@
+"""Where plugins attach: eight hooks. A hook chooses at start-up; the object it returns does the work.
+
+To write a plugin, make a module with functions of these names, mark each with ``hookimpl`` and name the module in
+the entry point group ``asman``::
+
+    # pyproject.toml of the plugin
+    [project.entry-points.asman]
+    mybackend = "asman_mybackend"
+
+    # asman_mybackend.py
+    from asman.hookspecs import hookimpl
+
+    @hookimpl
+    def asman_job_store(url, config):
+        if not url.startswith("mine://"):
+            return None
+        from asman_mybackend.jobs import MyJobStore   # import the driver here, so that it is loaded only when chosen
+        return MyJobStore(url)
+
+Choosing hooks are plain functions, never coroutines: the first answer that is not None wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from asman.abc import BlobStore, Deliverer, JobStore, Notifier
+    from asman.config import Config
+    from asman.job import Job
+
+__all__ = ["PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "asman"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(firstresult=True)
+def asman_job_store(url: str, config: Config) -> JobStore | None:
+    """Called once per app. Return an unopened job store (that is also a log store) if the URL is yours, else None."""
+
+
+@hookspec(firstresult=True)
+def asman_blob_store(url: str, config: Config) -> BlobStore | None:
+    """Called once per app. Return an unopened blob store if the URL is yours, else None."""
+
+
+@hookspec(firstresult=True)
+def asman_notifier(url: str, config: Config) -> Notifier | None:
+    """Called once per app. Return an unopened notifier if the URL is yours, else None."""
+
+
+@hookspec
+def asman_schemes() -> dict[str, str]:
+    """Called for listings and errors. Return {URL scheme: one line of help}, e.g. {"redis": "job store, notifier"}."""
+    return {}
+
+
+@hookspec(firstresult=True)
+def asman_expires_at(job: Job, now: float, config: Config) -> float | None:
+    """Called at each submit and each accepted result. Return the job's last second (epoch), None to pass.
+
+    The one rule of expiry: it decides for the record, its documents, its logs and the blobs it refers to.
+    """
+
+
+@hookspec(firstresult=True)
+def asman_deliverer(config: Config) -> Deliverer | None:
+    """Called once per app. Return what carries webhooks out; None to pass. Without one, callbacks are refused."""
+
+
+@hookspec
+def asman_job_changed(job: Job, before: Job) -> Coroutine[Any, Any, None] | None:
+    """The one hook at run time: called after a step was saved, with the records after and before it.
+
+    A coroutine that it returns is awaited beside the others; a failure is logged and changes nothing.
+    """
+
+
+@hookspec(firstresult=True)
+def asman_metrics_text() -> bytes | None:
+    """Called for GET /metrics. Return Prometheus text that is appended to the server's own; None to pass."""

@@ -1,0 +1,28 @@
+"""The opened parts of one app, in one place. Data and no logic: a reader can follow every call from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pluggy
+
+from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier
+from asman.config import Config
+
+__all__ = ["Services"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Shape: ``clock`` answers seconds since the epoch, UTC; ``random_id`` 32 random lowercase hex digits."""
+
+    config: Config
+    jobs: JobStore
+    logs: LogStore
+    blobs: BlobStore
+    notifier: Notifier
+    deliverer: Deliverer | None
+    plugins: pluggy.PluginManager
+    clock: Callable[[], float]
+    random_id: Callable[[], str]
