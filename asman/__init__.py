@@ -5,6 +5,13 @@ by URL. ``from asman.app import create_app`` makes the ASGI application; importi
 nor a driver.
 """
 
+import sys
+
 __all__ = ["__version__"]
 
 __version__ = "0.1.0"
+
+if sys.platform == "emscripten":  # before any module of ours imports Quart
+    from asman import _emscripten
+
+    _emscripten.stand_in_for_hypercorn()

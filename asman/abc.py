@@ -72,21 +72,6 @@ class JobStore(_Opens, Protocol):
         """
         ...
 
-    async def list(
-        self,
-        queue: str,
-        *,
-        states: Collection[State],
-        shape: str | None = None,
-        limit: int = 1000,
-        after: tuple[float, str] | None = None,
-    ) -> list[Job]:
-        """Records of a queue in these states, by (queued_at, job_id), from behind ``after``.
-
-        Shape:  ``shape`` (``Requirements.shape``) narrows to the jobs with those requirements.
-        """
-        ...
-
     async def in_namespace(self, queue: str, namespace: str, *, limit: int = 100) -> list[Job]:
         """Queued and Running records that the namespace holds, by (queued_at, job_id)."""
         ...
@@ -103,6 +88,21 @@ class JobStore(_Opens, Protocol):
         """How many records per (state, shape), from counters that are kept; zero counts are left out.
 
         Shape:  ``queue`` None counts the whole store. Removed records are not counted.
+        """
+        ...
+
+    async def list(
+        self,
+        queue: str,
+        *,
+        states: Collection[State],
+        shape: str | None = None,
+        limit: int = 1000,
+        after: tuple[float, str] | None = None,
+    ) -> list[Job]:
+        """Records of a queue in these states, by (queued_at, job_id), from behind ``after``.
+
+        Shape:  ``shape`` (``Requirements.shape``) narrows to the jobs with those requirements.
         """
         ...
 
@@ -128,7 +128,8 @@ class LogStore(Protocol):
     async def append_log(self, queue: str, job_id: str, *, attempt: int, half: LogHalf, lines: list[bytes]) -> int:
         """Add lines and answer with the total; a newer attempt drops the older one's lines of both halves first.
 
-        An older attempt's lines are ignored. At most the first and the last 4 MiB of a half are kept.
+        An older attempt's lines are ignored, and so are those of a job without a record (the answer is 0). At most
+        the first and the last 4 MiB of a half are kept.
         """
         ...
 

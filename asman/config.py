@@ -88,7 +88,9 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting(name="host", kind="text", default="127.0.0.1", env="ASMAN_HOST", help="Address to listen on."),
     Setting(name="port", kind="whole", default=8000, env="ASMAN_PORT", help="TCP port to listen on."),
-    Setting(name="data", kind="text", default="asman-data", env="ASMAN_DATA", help="Directory for databases and blobs."),
+    Setting(
+        name="data", kind="text", default="asman-data", env="ASMAN_DATA", help="Directory for databases and blobs."
+    ),
     Setting(
         name="backend",
         kind="text",
@@ -97,7 +99,9 @@ SETTINGS: tuple[Setting, ...] = (
         help="Job store and blobs: sqlite, memory, redis+s3, or a job store URL.",
     ),
     Setting(name="blobs", kind="text", default="", env="ASMAN_BLOBS", help="Blob store URL, if not the backend's own."),
-    Setting(name="notifier", kind="text", default="", env="ASMAN_NOTIFIER", help="Notifier URL, if not the backend's own."),
+    Setting(
+        name="notifier", kind="text", default="", env="ASMAN_NOTIFIER", help="Notifier URL, if not the backend's own."
+    ),
     Setting(
         name="profile",
         kind="text",
@@ -119,7 +123,9 @@ SETTINGS: tuple[Setting, ...] = (
         env="ASMAN_EXPIRE_AFTER",
         help="How long a job and its data are kept; 0 for the profile's default (30 days, public 7 days).",
     ),
-    Setting(name="lease_s", kind="duration", default=30.0, env="ASMAN_LEASE", help="How long a silent worker keeps a job."),
+    Setting(
+        name="lease_s", kind="duration", default=30.0, env="ASMAN_LEASE", help="How long a silent worker keeps a job."
+    ),
     Setting(name="renew_s", kind="duration", default=10.0, env="ASMAN_RENEW", help="How often a worker renews."),
     Setting(
         name="reconnect_grace_s",
@@ -128,10 +134,26 @@ SETTINGS: tuple[Setting, ...] = (
         env="ASMAN_RECONNECT_GRACE",
         help="How long a worker whose connection closed may come back before its jobs are queued again.",
     ),
-    Setting(name="max_attempts", kind="whole", default=3, env="ASMAN_MAX_ATTEMPTS", help="Lost attempts before a job is given up."),
-    Setting(name="listed_s", kind="duration", default=60.0, env="ASMAN_LISTED", help="How long a finished job stays on the listing."),
     Setting(
-        name="sweep_s", kind="duration", default=2.0, env="ASMAN_SWEEP", help="How often leases, expiry and callbacks are looked at."
+        name="max_attempts",
+        kind="whole",
+        default=3,
+        env="ASMAN_MAX_ATTEMPTS",
+        help="Lost attempts before a job is given up.",
+    ),
+    Setting(
+        name="listed_s",
+        kind="duration",
+        default=60.0,
+        env="ASMAN_LISTED",
+        help="How long a finished job stays on the listing.",
+    ),
+    Setting(
+        name="sweep_s",
+        kind="duration",
+        default=2.0,
+        env="ASMAN_SWEEP",
+        help="How often leases, expiry and callbacks are looked at.",
     ),
     Setting(
         name="allow_origin",
@@ -154,7 +176,13 @@ SETTINGS: tuple[Setting, ...] = (
         env="ASMAN_WEBHOOK_SECRET",
         help="Signing secret of webhooks (whsec_...); without it callbacks are sent unsigned.",
     ),
-    Setting(name="server_id", kind="text", default="", env="ASMAN_SERVER_ID", help="Name of this server in status answers; else random."),
+    Setting(
+        name="server_id",
+        kind="text",
+        default="",
+        env="ASMAN_SERVER_ID",
+        help="Name of this server in status answers; else random.",
+    ),
 )
 
 
@@ -267,4 +295,3 @@ def _seconds(value: Any) -> float:
         return float(value)
     except ValueError:
         return parse_duration_s(value)
-

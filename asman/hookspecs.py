@@ -1,4 +1,4 @@
-"""Where plugins attach: eight hooks. A hook chooses at start-up; the object it returns does the work.
+"""Where plugins attach: ten hooks. A hook chooses at start-up; the object it returns does the work.
 
 To write a plugin, make a module with functions of these names, mark each with ``hookimpl`` and name the module in
 the entry point group ``asman``::
@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import click
+
     from asman.abc import BlobStore, Deliverer, JobStore, Notifier
     from asman.config import Config
     from asman.job import Job
@@ -84,3 +86,20 @@ def asman_job_changed(job: Job, before: Job) -> Coroutine[Any, Any, None] | None
 @hookspec(firstresult=True)
 def asman_metrics_text() -> bytes | None:
     """Called for GET /metrics. Return Prometheus text that is appended to the server's own; None to pass."""
+
+
+@hookspec
+def asman_app_plugins(config: Config) -> list[object]:
+    """Called once per app. Return objects that implement run-time hooks and keep state for this app alone.
+
+    They are registered beside the modules, so a plugin that counts or remembers needs no state of its module.
+    """
+    return []
+
+
+@hookspec(firstresult=True)
+def asman_command(name: str) -> click.Command | None:
+    """Called when ``asman NAME`` is no command of the core. Return the command if the name is yours, else None.
+
+    Import what the command needs inside the hook; an ImportError is told to the user with its message.
+    """

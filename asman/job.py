@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -97,9 +97,7 @@ class Requirements:
     @classmethod
     def from_shape(cls, shape: str) -> Requirements:
         cores, memory_bytes, gpus, max_duration_s, *tags = json.loads(shape)
-        return cls(
-            cores=cores, memory_bytes=memory_bytes, gpus=gpus, max_duration_s=max_duration_s, tags=tuple(tags)
-        )
+        return cls(cores=cores, memory_bytes=memory_bytes, gpus=gpus, max_duration_s=max_duration_s, tags=tuple(tags))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,9 +241,12 @@ def decode_job(data: bytes | str) -> Job:
 
 
 _NO_DEFAULT = object()
-_DEFAULTS: dict[str, Any] = {
-    f.name: _NO_DEFAULT
-    if f.default is MISSING and f.default_factory is MISSING
-    else (f.default if f.default is not MISSING else f.default_factory())  # type: ignore[misc]
-    for f in fields(Job)
-}
+
+
+def _default_of(f: Field[Any]) -> Any:
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    return _NO_DEFAULT if f.default is MISSING else f.default
+
+
+_DEFAULTS: dict[str, Any] = {f.name: _default_of(f) for f in fields(Job)}

@@ -16,7 +16,9 @@ from asman.job import Job, Reason, State
 
 __all__ = [
     "PROTOCOL",
+    "decode_event",
     "encode",
+    "encode_event",
     "frame",
     "is_listed",
     "is_shown",
@@ -54,7 +56,7 @@ def is_listed(job: Job, now: float) -> bool:
     return job.listed_until is None or now < job.listed_until
 
 
-def is_shown(job: Job, now: float) -> bool:
+def is_shown(job: Job) -> bool:
     """May a ``JobStateUpdates`` frame carry this record? Unlike the listing it also says how a job left."""
     return job.state in (State.QUEUED, State.RUNNING, State.FINISHED) and not job.forgotten
 
@@ -108,3 +110,17 @@ def jobs_frame(jobs: Iterable[Job], *, subset: bool) -> bytes:
     kind = "JobStateUpdates" if subset else "JobStates"
     records = {job.job_id: job_record(job) for job in jobs}
     return frame(kind, {"state": {"jobs": records}, "isSubset": subset})
+
+
+def encode_event(header: Mapping[str, Any], message: bytes = b"") -> bytes:
+    """What servers tell each other: a one-line JSON header, then the socket frame to hand on as it is.
+
+    The frame is encoded once, where the change was made, and forwarded unread.
+    """
+    return encode(header) + b"\n" + message
+
+
+def decode_event(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Take ``encode_event`` apart."""
+    header, _, message = data.partition(b"\n")
+    return json.loads(header), message

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -54,22 +54,22 @@ def _register(manager: pluggy.PluginManager, point: EntryPoint) -> None:
 
 def open_job_store(manager: pluggy.PluginManager, url: str, config: Config) -> JobStore:
     """The job store for a URL, not yet opened. Errors: ConfigError if no plugin takes it, or it keeps no logs."""
-    store = manager.hook.asman_job_store(url=url, config=config)
+    store: JobStore | None = manager.hook.asman_job_store(url=url, config=config)
     if store is None:
         raise _nobody(manager, "job store", url)
     if not isinstance(store, LogStore):
         raise ConfigError(f"the job store for {clip(url)} keeps no logs: it lacks append_log, read_log or drop_log")
-    return store  # type: ignore[no-any-return]
+    return cast(JobStore, store)
 
 
 def open_blob_store(manager: pluggy.PluginManager, url: str, config: Config) -> BlobStore:
     """The blob store for a URL, not yet opened. Errors: ConfigError if no plugin takes it."""
-    return _chosen(manager, "blob store", url, manager.hook.asman_blob_store(url=url, config=config))
+    return cast(BlobStore, _chosen(manager, "blob store", url, manager.hook.asman_blob_store(url=url, config=config)))
 
 
 def open_notifier(manager: pluggy.PluginManager, url: str, config: Config) -> Notifier:
     """The notifier for a URL, not yet opened. Errors: ConfigError if no plugin takes it."""
-    return _chosen(manager, "notifier", url, manager.hook.asman_notifier(url=url, config=config))
+    return cast(Notifier, _chosen(manager, "notifier", url, manager.hook.asman_notifier(url=url, config=config)))
 
 
 def open_deliverer(manager: pluggy.PluginManager, config: Config) -> Deliverer | None:
@@ -86,6 +86,4 @@ def _nobody(manager: pluggy.PluginManager, what: str, url: str) -> ConfigError:
     schemes = sorted({scheme for answer in manager.hook.asman_schemes() for scheme in answer})
     scheme = url.split(":", 1)[0]
     hint = INSTALL_HINTS.get(scheme, "see asman plugins for what is installed")
-    return ConfigError(
-        f"no {what} opens {clip(url)}; installed schemes: {', '.join(schemes)}; try: {hint}", hint=hint
-    )
+    return ConfigError(f"no {what} opens {clip(url)}; installed schemes: {', '.join(schemes)}; try: {hint}", hint=hint)

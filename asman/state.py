@@ -14,7 +14,7 @@ attempts and fencing are this project's (promises P3 to P8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -32,6 +32,7 @@ __all__ = [
     "Effect",
     "Event",
     "Expired",
+    "Imported",
     "Lapsed",
     "Released",
     "Renewed",
@@ -78,7 +79,7 @@ class Submitted:
     expires_at: float
     listed_until: float
     requirements: Requirements = field(default_factory=Requirements)
-    advertised: dict[str, Any] = field(default_factory=dict)
+    advertised: Mapping[str, Any] = field(default_factory=dict)
     callbacks: tuple[Callback, ...] = ()
     debug: bool | None = None
 
@@ -133,6 +134,8 @@ class Lapsed:
     at: float
     max_attempts: int
     listed_until: float
+    holder_is_gone: bool = False
+    """The holder itself came back without the job: no need to wait for the lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +201,19 @@ class CallbackTried:
     due_at: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A result is brought from another queue on purpose; ``source`` is the finished record there."""
+
+    at: float
+    source: Job
+    expires_at: float
+    listed_until: float
+
+
 Event = (
     Submitted
+    | Imported
     | Claimed
     | Renewed
     | Reported
@@ -261,7 +275,7 @@ def _preferred(job: Job, event: Claimed) -> bool:
 
 
 def _lapsed(job: Job, event: Lapsed) -> bool:
-    return job.lease_until is not None and job.lease_until <= event.at
+    return event.holder_is_gone or (job.lease_until is not None and job.lease_until <= event.at)
 
 
 def _lapsed_too_often(job: Job, event: Lapsed) -> bool:
@@ -327,7 +341,9 @@ def _past(job: Job, at: float, end: str) -> tuple[Attempt, ...]:
     return (*job.history, ended)[-_HISTORY_KEPT:]
 
 
-def _owing(present: tuple[Callback, ...], wanted: tuple[Callback, ...], finished_at: float | None) -> tuple[Callback, ...]:
+def _owing(
+    present: tuple[Callback, ...], wanted: tuple[Callback, ...], finished_at: float | None
+) -> tuple[Callback, ...]:
     """Add callbacks that are not already there; one for a job that has finished is due at once."""
     known = {(c.event, c.namespace, c.url) for c in present}
     new = [c for c in wanted if (c.event, c.namespace, c.url) not in known]
@@ -338,8 +354,7 @@ def _owing(present: tuple[Callback, ...], wanted: tuple[Callback, ...], finished
 
 def _finished_due(job: Job, at: float) -> tuple[Callback, ...]:
     return tuple(
-        replace(c, due_at=at) if c.event == "finished" and not c.done and c.due_at is None else c
-        for c in job.callbacks
+        replace(c, due_at=at) if c.event == "finished" and not c.done and c.due_at is None else c for c in job.callbacks
     )
 
 
@@ -360,6 +375,35 @@ def _start(job: Job, event: Submitted) -> Job:
         requirements=event.requirements,
         advertised=event.advertised,
     )
+
+
+def _import(job: Job, event: Imported) -> Job:
+    """A finished record of this queue's own, with the result of another one."""
+    source = event.source
+    return Job(
+        queue=job.queue,
+        job_id=job.job_id,
+        state=State.FINISHED,
+        generation=job.generation + 1,
+        queued_at=event.at,
+        changed_at=event.at,
+        finished_at=event.at,
+        attempt=job.attempt + 1,
+        worker=source.worker,
+        result_worker=source.result_worker,
+        reason=source.reason,
+        outcome=source.outcome,
+        exit_code=source.exit_code,
+        listed_until=event.listed_until,
+        expires_at=event.expires_at,
+        requirements=source.requirements,
+        advertised=source.advertised,
+        history=source.history,
+    )
+
+
+def _no_result(job: Job, event: Imported) -> bool:
+    return not job.has_result or job.is_expired(event.at)
 
 
 def _join(job: Job, event: Submitted) -> Job:
@@ -588,8 +632,11 @@ TRANSITIONS: tuple[Row, ...] = (
     Row((_Q,), Submitted, _always, _Q, _join, (*_NEWS, Effect.DELIVER), "already waiting: the namespace joins"),
     Row((_R,), Submitted, _always, _R, _join, (*_NEWS, Effect.DELIVER), "already running: the namespace joins"),
     Row((_F,), Submitted, _has_result, _F, _join, (*_NEWS, Effect.DELIVER), "the stored result answers"),
-    Row((_X,), Submitted, _has_result, _F, _relist, (*_NEWS, Effect.DELIVER), "the stored result answers, listed again"),
+    Row(
+        (_X,), Submitted, _has_result, _F, _relist, (*_NEWS, Effect.DELIVER), "the stored result answers, listed again"
+    ),
     Row((_F, _X), Submitted, _always, _Q, _start, _START, "ended without a result: runs again"),
+    Row((_NONE, _F, _X), Imported, _no_result, _F, _import, _NEWS, "a result is brought from another queue"),
     Row((_Q,), Claimed, _always, _R, _claim, _NEWS, "given to a worker"),
     Row((_R,), Claimed, _same_worker, _R, _extend, (), "the same worker says so again"),
     Row((_R,), Claimed, _preferred, _R, _take_over, _NEWS, "two mirroring workers: the one that sorts first keeps it"),
@@ -626,8 +673,16 @@ TRANSITIONS: tuple[Row, ...] = (
     Row((_Q,), Deleted, _one_of_several, _Q, _leave, _NEWS, "others still hold it"),
     Row((_R,), Deleted, _one_of_several, _R, _leave, _NEWS, "others still hold it"),
     Row((_F,), Deleted, _one_of_several, _F, _leave, _NEWS, "others still hold it"),
-    Row((_F,), Unlisted, _listing_over, _X, _unlist, (), "leaves the listing; the result stays"),
-    Row((_Q, _R, _F, _X), Expired, _past_expiry, _X, _expire, (Effect.REVOKE, Effect.DROP_DOCUMENTS), "its time is over"),
+    Row((_F,), Unlisted, _listing_over, _X, _unlist, _NEWS, "leaves the listing; the result stays"),
+    Row(
+        (_Q, _R, _F, _X),
+        Expired,
+        _past_expiry,
+        _X,
+        _expire,
+        (Effect.REVOKE, Effect.DROP_DOCUMENTS, Effect.CHANGED),
+        "its time is over",
+    ),
     *(Row((s,), CallbackTried, _owed, s, _tried, (), "one delivery attempted") for s in (_Q, _R, _F, _X)),
 )
 

@@ -62,9 +62,7 @@ def parse_duration_s(text: str | int | float) -> float:
 
 
 def _no_duration(text: object) -> BadRequest:
-    return BadRequest(
-        f"{clip(text)} is not a duration above zero", hint='Write durations like "90s", "20m" or "1h30".'
-    )
+    return BadRequest(f"{clip(text)} is not a duration above zero", hint='Write durations like "90s", "20m" or "1h30".')
 
 
 def parse_size_bytes(text: str | int | float) -> int:

@@ -1,0 +1,103 @@
+"""Blobs by key, as callers name them: checked keys, verified content, the time they live."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from asman.abc import BlobInfo
+from asman.errors import BlobNotFound, Expired, clip
+from asman.identity import check_blob_key, is_content_key
+from asman.job import absent
+from asman.services import Services
+
+__all__ = ["BlobBody", "has_blob", "output_keys", "own_blob_key", "read_blob", "stat_blob", "store_blob"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobBody:
+    """An opened blob. Shape: bytes ``start`` to ``stop`` (excluded) of ``info.size_bytes`` follow in ``chunks``."""
+
+    info: BlobInfo
+    start: int
+    stop: int
+    chunks: AsyncIterator[bytes]
+
+
+async def store_blob(services: Services, key: str, chunks: AsyncIterable[bytes]) -> BlobInfo:
+    """Store bytes under a key; a key of 64 hex digits must be their sha256.
+
+    Errors: BadName, HashMismatch, LimitExceeded, Conflict (other bytes under a free key), StorageFull.
+    """
+    check_blob_key(key)
+    now = services.clock()
+    expires_at = (
+        services.plugins.hook.asman_expires_at(job=absent("", ""), now=now, config=services.config)
+        or now + 30 * 86_400.0
+    )
+    return await services.blobs.put(
+        key,
+        chunks,
+        expires_at=expires_at,
+        sha256=key if is_content_key(key) else None,
+        max_bytes=services.config.limits.blob_bytes or None,
+    )
+
+
+async def stat_blob(services: Services, key: str) -> BlobInfo:
+    """Errors: BadName, BlobNotFound, Expired."""
+    check_blob_key(key)
+    info = await services.blobs.stat(key)
+    if info is None:
+        raise BlobNotFound(f"no blob {clip(key)}")
+    if services.clock() >= info.expires_at:
+        raise Expired(f"blob {clip(key)} has expired")
+    return info
+
+
+async def has_blob(services: Services, key: str) -> bool:
+    """Is it here and will it stay? A blob that is about to expire is best uploaded again. Errors: BadName."""
+    check_blob_key(key)
+    info = await services.blobs.stat(key)
+    return info is not None and services.clock() + 3600.0 < info.expires_at
+
+
+async def read_blob(services: Services, info: BlobInfo, start: int = 0, stop: int | None = None) -> BlobBody:
+    """Open bytes of a blob that ``stat_blob`` found. Errors: BlobNotFound."""
+    stop = info.size_bytes if stop is None else stop
+    chunks = await services.blobs.get(info.key, start=start, stop=stop)
+    return BlobBody(info=info, start=start, stop=stop, chunks=chunks)
+
+
+def own_blob_key(url: str, hosts: frozenset[str] = frozenset()) -> str | None:
+    """The blob key in an address of the form ``.../f/<64 hex>`` (or the older ``/api/v1/download/<64 hex>``).
+
+    Shape:  with ``hosts`` given only addresses on one of them count as ours.
+    """
+    parts = urlsplit(url)
+    if hosts and parts.netloc not in hosts:
+        return None
+    for prefix in ("/f/", "/api/v1/download/"):
+        if parts.path.startswith(prefix) and is_content_key(parts.path[len(prefix) :]):
+            return parts.path[len(prefix) :]
+    return None
+
+
+def output_keys(finished: Any) -> list[str]:
+    """Keys of the blobs that a stored result refers to."""
+    result = finished.get("result") if isinstance(finished, dict) else None
+    outputs = result.get("outputs") if isinstance(result, dict) else None
+    if not isinstance(outputs, dict):
+        return []
+    keys = []
+    for ref in outputs.values():
+        if not isinstance(ref, dict) or not isinstance(ref.get("value"), str):
+            continue
+        key = ref["value"] if ref.get("type") == "key" else None
+        if ref.get("type") == "url":
+            key = own_blob_key(ref["value"])
+        if key is not None:
+            keys.append(key)
+    return keys

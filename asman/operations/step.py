@@ -1,0 +1,152 @@
+"""One step of a job: load, decide, save, then do the effects. Every change of every job goes through here.
+
+The save is a compare-and-swap on the version. When somebody else was faster the record is loaded again and the
+step decided anew, a few times; a rule that refuses is final. Effects run only after the save. They may be lost with
+the process, and nothing depends on them: watchers read lists again, leases lapse, maintenance sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asman.documents import DEFINITION, RESULT, blobs_behind
+from asman.errors import Conflict, LeaseLost, TransitionRefused
+from asman.job import Job, State, absent
+from asman.messages import encode_event, is_shown, jobs_frame
+from asman.services import Services
+from asman.state import Deleted, Effect, Event, transition
+
+__all__ = ["Step", "step", "topic"]
+
+_log = logging.getLogger(__name__)
+_TRIES = 8
+
+Decide = Callable[[Job], Event]
+Documents = Mapping[str, bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step that was saved (or needed no save): the record before and after."""
+
+    before: Job
+    after: Job
+    effects: tuple[Effect, ...]
+
+
+def topic(queue: str) -> str:
+    """The notifier topic on which the changes of a queue are told."""
+    return f"queue:{queue}"
+
+
+async def step(
+    services: Services,
+    queue: str,
+    job_id: str,
+    event: Event | Decide,
+    *,
+    documents: Documents | None = None,
+    on_start: Documents | None = None,
+    guess_absent: bool = False,
+) -> Step:
+    """Take one step of one job.
+
+    Shape:  ``event`` may be a function of the record where the event depends on it. ``documents`` are written with
+            the step, ``on_start`` only if the step starts a new generation. ``guess_absent`` saves the read for a
+            job that is probably new.
+    Errors: TransitionRefused, LeaseLost from the table; Conflict when others were faster again and again.
+    """
+    before = absent(queue, job_id) if guess_absent else await _load(services, queue, job_id)
+    for tried in range(_TRIES):
+        happened = event(before) if callable(event) else event
+        after, effects = transition(before, happened)
+        if after is before:
+            return Step(before=before, after=after, effects=effects)
+        starts = after.generation != before.generation
+        dropped = _dropped(before, effects)
+        garbage = await blobs_behind(services, before, dropped) if dropped else []
+        written: Documents = {**dropped, **(on_start or {} if starts else {}), **(documents or {})}
+        try:
+            await services.jobs.save(after, expected=before.version, documents=written)
+        except (TransitionRefused, LeaseLost):
+            raise
+        except Conflict:
+            if tried + 1 == _TRIES:
+                raise
+            await asyncio.sleep(0)
+            before = await _load(services, queue, job_id)
+            continue
+        for key in garbage:
+            await services.blobs.delete(key)
+        done = Step(before=before, after=after, effects=effects)
+        await _tell(services, done, happened)
+        return done
+    raise AssertionError("unreachable")
+
+
+async def _load(services: Services, queue: str, job_id: str) -> Job:
+    return await services.jobs.load(queue, job_id) or absent(queue, job_id)
+
+
+def _dropped(before: Job, effects: tuple[Effect, ...]) -> dict[str, bytes | None]:
+    """Documents that go with the step."""
+    if before.state is State.ABSENT:
+        return {}
+    if Effect.DROP_DOCUMENTS in effects:
+        return {DEFINITION: None, RESULT: None}
+    if Effect.DROP_RESULT in effects:
+        return {RESULT: None}
+    return {}
+
+
+async def _tell(services: Services, done: Step, event: Event) -> None:
+    """Do the effects: drop what must go, tell the queue's watchers, call the hook."""
+    before, after, effects = done.before, done.after, done.effects
+    drops_logs = Effect.DROP_LOGS in effects or Effect.DROP_DOCUMENTS in effects
+    if drops_logs and before.attempt:
+        await services.logs.drop_log(after.queue, after.job_id)
+    header = _header(done, event)
+    if header is not None:
+        shown = Effect.CHANGED in effects and is_shown(after)
+        message = jobs_frame([after], subset=True) if shown else b""
+        await services.notifier.publish(topic(after.queue), encode_event(header, message))
+    await _call_hooks(services, before, after)
+
+
+def _header(done: Step, event: Event) -> dict[str, Any] | None:
+    before, after, effects = done.before, done.after, done.effects
+    if not {Effect.CHANGED, Effect.REVOKE, Effect.WORK, Effect.CLEAR_CACHE} & set(effects):
+        return None
+    header: dict[str, Any] = {
+        "kind": "job",
+        "job_id": after.job_id,
+        "state": after.state.value,
+        "worker": after.worker,
+        "attempt": after.attempt,
+    }
+    if Effect.WORK in effects:
+        header["shape"] = after.requirements.shape
+    if Effect.REVOKE in effects and before.state is State.RUNNING:
+        header["revoke"] = {
+            "worker": before.worker,
+            "attempt": before.attempt,
+            "reason": after.reason.value if after.reason else "WorkerLost",
+        }
+    if Effect.CLEAR_CACHE in effects and isinstance(event, Deleted):
+        header["clear"] = event.namespace
+    return header
+
+
+async def _call_hooks(services: Services, before: Job, after: Job) -> None:
+    try:
+        answers = services.plugins.hook.asman_job_changed(job=after, before=before)
+    except Exception:
+        _log.exception("a plugin failed", extra={"job": after.job_id, "queue": after.queue})
+        return
+    for result in await asyncio.gather(*(a for a in answers if a is not None), return_exceptions=True):
+        if isinstance(result, BaseException):
+            _log.error("a plugin failed", extra={"job": after.job_id, "queue": after.queue}, exc_info=result)

@@ -1,0 +1,317 @@
+"""Who is connected here, and how one change reaches them all. For display and speed only: leases decide who holds
+a job, and whoever missed a message reads the store again.
+
+A ``Channel`` exists per queue while somebody is connected to it; an idle queue has none. It hears the queue's topic
+once and hands the bytes of each event to every listener as they came. Each socket has a bounded ``Outbox``: a reader
+that is too slow loses its backlog and gets one fresh snapshot instead, and slows nobody down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from asman.abc import Notifier
+from asman.job import Requirements
+from asman.matching import Capacity, fits
+from asman.messages import decode_event, frame
+
+__all__ = ["Channel", "Hub", "Outbox", "Watch", "WorkerSeat"]
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG_FRAMES = 2_000
+_BACKLOG_BYTES = 4 << 20
+_DEPARTURE_S = 3.0
+"""How long a worker that closed stays on the list: older workers reconnect all the time."""
+
+
+class Outbox:
+    """Frames waiting for one socket. ``overflowed`` tells the writer to send a snapshot instead of what was lost."""
+
+    def __init__(self, *, max_frames: int = _BACKLOG_FRAMES, max_bytes: int = _BACKLOG_BYTES) -> None:
+        self._frames: deque[str] = deque()
+        self._bytes = 0
+        self._max_frames, self._max_bytes = max_frames, max_bytes
+        self._ready = asyncio.Event()
+        self.overflowed = False
+
+    def put(self, message: str) -> None:
+        if len(self._frames) >= self._max_frames or self._bytes + len(message) > self._max_bytes:
+            if self._frames:
+                self._frames.clear()
+                self._bytes = 0
+                self.overflowed = True
+        self._frames.append(message)
+        self._bytes += len(message)
+        self._ready.set()
+
+    def wake(self) -> None:
+        self._ready.set()
+
+    async def take(self, timeout_s: float) -> list[str]:
+        """All waiting frames; an empty list after ``timeout_s`` or a wake without frames."""
+        if not self._ready.is_set():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._ready.wait()
+            except TimeoutError:
+                return []
+        self._ready.clear()
+        taken = list(self._frames)
+        self._frames.clear()
+        self._bytes = 0
+        return taken
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class WorkerSeat:
+    """One connected, registered worker.
+
+    Shape:  ``registration`` is what it sent; ``held`` maps the jobs it holds to attempts.
+            ``total`` and ``free`` are capacities, ``takes`` how many jobs it takes now (protocol 2);
+            ``assigned`` what the jobs given over this connection need; ``log_next`` the next line number per job.
+    """
+
+    worker: str
+    protocol: int
+    registration: Mapping[str, Any]
+    outbox: Outbox
+    close: Callable[[], None]
+    total: Capacity = field(default_factory=Capacity)
+    free: Capacity = field(default_factory=Capacity)
+    takes: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+    assigned: dict[str, Requirements] = field(default_factory=dict)
+    log_next: dict[str, int] = field(default_factory=dict)
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    status: asyncio.Future[Mapping[str, Any]] | None = None
+
+    def drop(self, job_id: str) -> None:
+        """The job is no longer this worker's."""
+        self.held.pop(job_id, None)
+        self.assigned.pop(job_id, None)
+        self.log_next.pop(job_id, None)
+
+
+class Watch:
+    """Somebody who waits for news of one job. ``news`` is set by every event that names it."""
+
+    def __init__(self) -> None:
+        self._news = asyncio.Event()
+
+    def set(self) -> None:
+        self._news.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """True if something happened since the last call; at the latest after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+
+class Channel:
+    """The listeners of one queue in this process."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.users = 0
+        self.clients: dict[Outbox, bool] = {}
+        """Client sockets; True: wants the periodic whole list."""
+        self.mirrors: set[Outbox] = set()
+        """Sockets of workers that mirror the queue, registered or not."""
+        self.workers: dict[str, WorkerSeat] = {}
+        self.departed: dict[str, Mapping[str, Any]] = {}
+        self.watches: dict[str, set[Watch]] = {}
+        self.waiting: deque[WorkerSeat] = deque()
+        self.version = 0
+        """Rises with every event: a snapshot made at the same version is still good."""
+        self._snapshot: tuple[int, str] | None = None
+        self._making: asyncio.Lock = asyncio.Lock()
+        self.claiming: asyncio.Lock = asyncio.Lock()
+        """Taken around a claim: workers of one server do not race each other for the same jobs."""
+
+    # -- events of the queue -----------------------------------------------------------------------------------------
+
+    def deliver(self, data: bytes) -> None:
+        """Hand one event on: the frame as it is, to whom it concerns."""
+        header, encoded = decode_event(data)
+        message = encoded.decode()
+        if header["kind"] == "logs":
+            self._to_clients(message)
+        else:
+            self.version += 1
+            if message:
+                self._to_clients(message)
+                self.to_mirrors(message)
+            self._to_workers(header)
+        for watch in self.watches.get(header["job_id"], ()):
+            watch.set()
+
+    def _to_clients(self, message: str) -> None:
+        for outbox in self.clients:
+            outbox.put(message)
+
+    def to_mirrors(self, message: str) -> None:
+        for outbox in self.mirrors:
+            outbox.put(message)
+
+    def _to_workers(self, header: dict[str, Any]) -> None:
+        revoke = header.get("revoke")
+        if revoke is not None:
+            self._revoke(header["job_id"], revoke)
+        if "clear" in header:
+            clear = frame("ClearJobCache", {"jobId": header["job_id"], "namespace": header["clear"]}).decode()
+            for seat in self.workers.values():
+                seat.outbox.put(clear)
+        if "shape" in header:
+            self.wake_for(header["shape"])
+
+    def _revoke(self, job_id: str, revoke: dict[str, Any]) -> None:
+        seat = self.workers.get(revoke["worker"])
+        if seat is None:
+            return
+        seat.drop(job_id)
+        if seat.protocol >= 2:
+            payload = {"jobId": job_id, "attempt": revoke["attempt"], "reason": revoke["reason"]}
+            seat.outbox.put(frame("Revoke", payload).decode())
+
+    def wake_for(self, shape: str) -> None:
+        """Wake one waiting worker that the new job fits; the others sleep on."""
+        need = Requirements.from_shape(shape)
+        for seat in list(self.waiting):
+            if seat.takes > 0 and fits(need, seat.free):
+                self.waiting.remove(seat)
+                seat.work.set()
+                return
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def seat(self, seat: WorkerSeat) -> bool:
+        """List a worker; the newest connection of an id wins. True if what watchers see of it changed."""
+        old = self.workers.get(seat.worker)
+        known = self._shown(old.registration) if old else self._shown(self.departed.pop(seat.worker, None))
+        self.workers[seat.worker] = seat
+        if old is not None and old is not seat:
+            seat.held = {**old.held, **seat.held}
+            seat.log_next = {**old.log_next, **seat.log_next}
+            self._forget_waiting(old)
+            old.close()
+        return bool(known != self._shown(seat.registration))
+
+    @staticmethod
+    def _shown(registration: Mapping[str, Any] | None) -> Any:
+        return None if registration is None else {k: v for k, v in registration.items() if k != "time"}
+
+    def unseat(self, seat: WorkerSeat) -> bool:
+        """Take a closed connection's worker off, unless a newer connection has its place."""
+        self._forget_waiting(seat)
+        if self.workers.get(seat.worker) is not seat:
+            return False
+        del self.workers[seat.worker]
+        self.departed[seat.worker] = seat.registration
+        loop = asyncio.get_running_loop()
+        loop.call_later(_DEPARTURE_S, self._depart, seat.worker)
+        return True
+
+    def _depart(self, worker: str) -> None:
+        if self.departed.pop(worker, None) is not None:
+            self.announce_workers()
+
+    def _forget_waiting(self, seat: WorkerSeat) -> None:
+        if seat in self.waiting:
+            self.waiting.remove(seat)
+
+    def workers_frame(self) -> str:
+        listed = [dict(seat.registration) for seat in self.workers.values()]
+        listed += [dict(registration) for registration in self.departed.values()]
+        return frame("Workers", {"workers": listed}).decode()
+
+    def announce_workers(self) -> None:
+        message = self.workers_frame()
+        self._to_clients(message)
+        self.to_mirrors(message)
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    async def snapshot(self, make: Callable[[], Awaitable[bytes]]) -> tuple[int, str]:
+        """The whole list as one frame and the version it shows, made once for all who ask at that version."""
+        async with self._making:
+            if self._snapshot is None or self._snapshot[0] != self.version:
+                version = self.version
+                self._snapshot = (version, (await make()).decode())
+            return self._snapshot
+
+
+class Hub:
+    """The channels of one app. ``closing`` is set when the server stops in good order."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._channels: dict[str, Channel] = {}
+        self._opening = asyncio.Lock()
+        self.sockets = 0
+        self.closing = False
+
+    def present(self, queue: str) -> Channel | None:
+        """The channel if anybody is connected; reads create nothing."""
+        return self._channels.get(queue)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        return tuple(self._channels.values())
+
+    @asynccontextmanager
+    async def join(self, queue: str, topic: str) -> AsyncIterator[Channel]:
+        """Use the queue's channel; the first user opens it, the last one closes it."""
+        async with self._opening:
+            channel = self._channels.get(queue)
+            if channel is None:
+                channel = self._channels[queue] = Channel(queue)
+                await self._notifier.subscribe(topic, channel.deliver)
+            channel.users += 1
+        try:
+            yield channel
+        finally:
+            channel.users -= 1
+            if channel.users == 0:
+                await self._close(channel, topic)
+
+    async def _close(self, channel: Channel, topic: str) -> None:
+        async with self._opening:
+            if channel.users == 0 and self._channels.get(channel.queue) is channel:
+                del self._channels[channel.queue]
+                await self._notifier.unsubscribe(topic, channel.deliver)
+
+    @asynccontextmanager
+    async def watch(self, queue: str, topic: str, job_id: str) -> AsyncIterator[Watch]:
+        """Hear of one job."""
+        async with self.join(queue, topic) as channel:
+            watch = Watch()
+            channel.watches.setdefault(job_id, set()).add(watch)
+            try:
+                yield watch
+            finally:
+                watching = channel.watches[job_id]
+                watching.discard(watch)
+                if not watching:
+                    del channel.watches[job_id]
+
+    def close_all(self) -> None:
+        """The server stops: wake every socket so that it can say goodbye."""
+        self.closing = True
+        for channel in self._channels.values():
+            for outbox in [*channel.clients, *channel.mirrors]:
+                outbox.wake()
+            for seat in channel.workers.values():
+                seat.outbox.wake()
+                seat.work.set()

@@ -1,0 +1,76 @@
+"""Routes about the server itself: health, readiness, metrics, the OpenAPI document, the front page."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from asman import __version__
+from asman.contract import openapi
+from asman.errors import AsmanError, Unavailable
+from asman.job import State
+from asman.routes.answers import Answer, json_answer, text_answer
+from asman.routes.context import base_url, hub, respond, services
+
+__all__ = ["health"]
+
+health = Blueprint("health", __name__)
+
+
+@health.get("/healthz")
+async def healthz() -> Response:
+    return respond(text_answer("OK"))
+
+
+@health.get("/readyz")
+async def readyz() -> Response:
+    """Ready: the job store and the blob store answer."""
+    checks = {}
+    for name, ask in (("jobs", services().jobs.counts("_readyz")), ("blobs", services().blobs.stat("_readyz"))):
+        try:
+            await ask
+            checks[name] = "ok"
+        except (AsmanError, OSError) as error:
+            raise Unavailable(f"the {name} store does not answer: {type(error).__name__}") from error
+    if hub().closing:
+        raise Unavailable("the server is stopping")
+    return respond(json_answer({"ready": True, "checks": checks, "version": __version__}, cache_control="no-store"))
+
+
+@health.get("/metrics")
+async def metrics() -> Response:
+    """Numbers of the whole server; queue names are secrets and appear nowhere."""
+    counts = await services().jobs.counts(None)
+    by_state = dict.fromkeys((State.QUEUED, State.RUNNING, State.FINISHED), 0)
+    for (state, _), count in counts.items():
+        if state in by_state:
+            by_state[state] += count
+    channels = hub().channels
+    lines = ["# HELP asman_jobs Jobs on the listings of all queues, by state", "# TYPE asman_jobs gauge"]
+    lines += [f'asman_jobs{{state="{state.value.lower()}"}} {n}' for state, n in by_state.items()]
+    for name, text, value in (
+        ("asman_sockets", "Open sockets of this server", hub().sockets),
+        ("asman_open_queues", "Queues with somebody connected here", len(channels)),
+        ("asman_workers", "Workers connected here", sum(len(c.workers) for c in channels)),
+        ("asman_clients", "Client sockets connected here", sum(len(c.clients) for c in channels)),
+    ):
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value}"]
+    own = ("\n".join(lines) + "\n").encode()
+    more = services().plugins.hook.asman_metrics_text() or b""
+    return respond(Answer(body=own + more, content_type="text/plain; version=0.0.4; charset=utf-8"))
+
+
+@health.get("/openapi.json")
+async def openapi_json() -> Response:
+    return respond(json_answer(openapi(__version__, base_url())))
+
+
+@health.get("/")
+async def front_page() -> Response:
+    text = (
+        f"asman {__version__}: an open compute queue.\n\n"
+        f"Push a job:    curl {base_url()}/q/QUEUE -d '"
+        '{"definition": {"image": "alpine:3.19.1", "command": "echo hello"}}\'\n'
+        f"Run a worker:  asman worker QUEUE --server {base_url()}\n"
+        f"All routes:    {base_url()}/openapi.json\n"
+    )
+    return respond(text_answer(text))

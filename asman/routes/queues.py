@@ -1,0 +1,127 @@
+"""Queue routes: the listing, status and metrics of one queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from quart import Blueprint, Response
+
+from asman import operations as ops
+from asman.identity import check_queue_name
+from asman.job import Job, State
+from asman.messages import frame, job_record
+from asman.presence import Channel, WorkerSeat
+from asman.routes.answers import Answer, json_answer
+from asman.routes.context import hub, respond, services
+
+__all__ = ["queue_metrics_text", "queues"]
+
+queues = Blueprint("queues", __name__)
+
+_STATUS_S = 2.0
+
+
+@queues.get("/q/<queue>")
+@queues.get("/q/<queue>/j")
+async def listing(queue: str) -> Response:
+    listed = await ops.list_jobs(services(), check_queue_name(queue))
+    return respond(json_answer({"data": {job.job_id: job_record(job) for job in listed}}, cache_control="no-cache"))
+
+
+@queues.get("/q/<queue>/status")
+@queues.get("/<queue>/status")
+async def status(queue: str) -> Response:
+    """What the queue holds and who serves it; each worker is asked, for at most two seconds in all."""
+    listed = await ops.list_jobs(services(), check_queue_name(queue))
+    channel = hub().present(queue)
+    answers = await _ask_workers(channel) if channel is not None else {}
+    return respond(json_answer(_status_body(queue, listed, channel, answers), cache_control="no-store"))
+
+
+async def _ask_workers(channel: Channel) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    ask = frame("StatusRequest").decode()
+    for seat in channel.workers.values():
+        if seat.status is None or seat.status.done():
+            seat.status = loop.create_future()
+            seat.outbox.put(ask)
+    waiting = [seat.status for seat in channel.workers.values() if seat.status is not None]
+    if waiting:
+        await asyncio.wait(waiting, timeout=_STATUS_S)
+    return {seat.worker: _worker_answer(seat) for seat in channel.workers.values()}
+
+
+def _worker_answer(seat: WorkerSeat) -> dict[str, Any]:
+    """The worker's own words without the definitions in them, which may hold what is not for everybody."""
+    registration = seat.registration
+    basic = {k: registration[k] for k in ("time", "id", "cpus", "gpus", "maxJobDuration") if k in registration}
+    if seat.status is None or not seat.status.done():
+        return {**basic, "queue": {}, "answered": False}
+    answer: Mapping[str, Any] = seat.status.result()
+    held = answer.get("queue")
+    jobs = {
+        str(job_id): {"jobId": str(job_id), "finished": bool(entry.get("finished"))}
+        for job_id, entry in (held.items() if isinstance(held, dict) else ())
+        if isinstance(entry, dict)
+    }
+    return {**basic, **{k: answer[k] for k in ("time", "id", "cpus", "gpus") if k in answer}, "queue": jobs}
+
+
+def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers: dict[str, Any]) -> dict[str, Any]:
+    clients = len(channel.clients) if channel else 0
+    return {
+        "jobs": {job.job_id: job_record(job) for job in listed},
+        "otherServers": {},
+        "localWorkers": answers,
+        "clientCount": clients,
+        "queueInfo": {
+            "address": queue,
+            "serverId": services().config.server_id or "asman",
+            "broadcastChannel": services().config.notifier_url.split(":", 1)[0],
+            "jobCount": len(listed),
+            "localWorkerCount": len(answers),
+            "otherWorkerCount": 0,
+            "clientCount": clients,
+            "jobStates": [
+                {
+                    "id": job.job_id[:6],
+                    "state": job.state.value,
+                    "worker": job.worker[:6] if job.state is State.RUNNING else "none",
+                }
+                for job in listed
+            ],
+        },
+    }
+
+
+@queues.get("/q/<queue>/metrics")
+@queues.get("/<queue>/metrics")
+async def metrics(queue: str) -> Response:
+    queued, running = await ops.outstanding(services(), check_queue_name(queue))
+    channel = hub().present(queue)
+    text = queue_metrics_text(queued, running, list(channel.workers.values()) if channel else [])
+    return respond(Answer(body=text.encode(), content_type="text/plain; version=0.0.4; charset=utf-8"))
+
+
+def queue_metrics_text(queued: int, running: int, workers: list[WorkerSeat]) -> str:
+    """Prometheus text of one queue. ``queue_length`` has no label: autoscalers filter on none."""
+    return (
+        "# HELP queue_length The number of outstanding jobs in the queue\n"
+        "# TYPE queue_length gauge\n"
+        f"queue_length {queued + running}\n"
+        "# HELP queue_jobs Outstanding jobs by state\n"
+        "# TYPE queue_jobs gauge\n"
+        f'queue_jobs{{state="queued"}} {queued}\n'
+        f'queue_jobs{{state="running"}} {running}\n'
+        "# HELP queue_workers Workers connected to this server for the queue\n"
+        "# TYPE queue_workers gauge\n"
+        f"queue_workers {len(workers)}\n"
+        "# HELP queue_worker_cpus Cores those workers offer\n"
+        "# TYPE queue_worker_cpus gauge\n"
+        f"queue_worker_cpus {sum(seat.total.cores for seat in workers):g}\n"
+        "# HELP queue_worker_gpus GPUs those workers offer\n"
+        "# TYPE queue_worker_gpus gauge\n"
+        f"queue_worker_gpus {sum(seat.total.gpus for seat in workers)}\n"
+    )
