@@ -108,8 +108,9 @@ def read_definition(raw: Any, limits: Limits) -> Definition:
     _check_refs(raw, findings)
     _check_tags(raw, limits, findings)
     requirements = _read_requirements(raw, limits, findings)
+    findings.raise_faults()
     _check_amounts(raw, limits, findings)
-    findings.raise_if_bad(_size_fault("definition", len(_encode(raw)), limits.definition_bytes))
+    findings.raise_excess(_size_fault("definition", len(_encode(raw)), limits.definition_bytes))
     return Definition(
         raw=raw,
         requirements=requirements,
@@ -143,15 +144,16 @@ class _Findings:
             if name not in known
         ]
 
-    def raise_if_bad(self, size_fault: tuple[str, str] | None) -> None:
+    def raise_faults(self) -> None:
         if self.faults:
             raise BadDefinition(_sentence(self.faults), details=_first(self.faults))
-        if size_fault is not None:
-            raise LimitExceeded(_sentence([size_fault, *self.excess]), details=_first([size_fault, *self.excess]))
-        if self.excess:
-            raise LimitExceeded(
-                _sentence(self.excess), hint=BadDefinition.hint, details=_first(self.excess), status=422
-            )
+
+    def raise_excess(self, size_fault: tuple[str, str] | None) -> None:
+        """A definition that is too large as a whole is 413, one with too much in a member is 422."""
+        excess = [*([size_fault] if size_fault else []), *self.excess]
+        if excess:
+            hint, status = (LimitExceeded.hint, 413) if size_fault else (BadDefinition.hint, 422)
+            raise LimitExceeded(_sentence(excess), hint=hint, details=_first(excess), status=status)
 
     def told_warnings(self) -> tuple[str, ...]:
         more = len(self.warnings) - _TOLD_AT_ONCE
@@ -271,9 +273,10 @@ def _check_build(raw: Mapping[str, Any], findings: _Findings) -> None:
         return
     findings.unknown("build", build, KNOWN_BUILD_MEMBERS)
     context = _text(build, "context", "build.context", findings)
+    dockerfile = _text(build, "dockerfile", "build.dockerfile", findings)
     if context:
         _check_context(context, findings)
-    elif not _text(build, "dockerfile", "build.dockerfile", findings):
+    elif not dockerfile:
         findings.fault("build", "has neither a context nor a dockerfile")
     for name in ("buildContext", "filename"):
         path = _text(build, name, f"build.{name}", findings)
@@ -328,7 +331,7 @@ def _check_amounts(raw: Mapping[str, Any], limits: Limits, findings: _Findings) 
         size = sum(_utf8_size(part) for part in parts if isinstance(part, str))
         if 0 < limits.command_bytes < size:
             findings.too_much(name, f"has {size} bytes; at most {limits.command_bytes} are allowed")
-    if findings.faults or not limits.inline_data_bytes:
+    if not limits.inline_data_bytes:
         return
     size = sum(len(inline_bytes(ref) or b"") for _, _, ref in iter_refs(raw))
     if size > limits.inline_data_bytes:
@@ -348,11 +351,13 @@ def _utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _encode(raw: Any) -> bytes:
+def _encode(value: Any) -> bytes:
     try:
-        return json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
-        return json.dumps(raw, separators=(",", ":"), allow_nan=False).encode()
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise BadDefinition(f"the definition holds a number that JSON does not have: {error}") from error
 
 
 # --- requirements ----------------------------------------------------------------------------------------------------

@@ -42,11 +42,11 @@ class Outbox:
         self.overflowed = False
 
     def put(self, message: str) -> None:
-        if len(self._frames) >= self._max_frames or self._bytes + len(message) > self._max_bytes:
-            if self._frames:
-                self._frames.clear()
-                self._bytes = 0
-                self.overflowed = True
+        is_full = len(self._frames) >= self._max_frames or self._bytes + len(message) > self._max_bytes
+        if is_full and self._frames:
+            self._frames.clear()
+            self._bytes = 0
+            self.overflowed = True
         self._frames.append(message)
         self._bytes += len(message)
         self._ready.set()
@@ -196,20 +196,21 @@ class Channel:
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    def seat(self, seat: WorkerSeat) -> bool:
-        """List a worker; the newest connection of an id wins. True if what watchers see of it changed."""
+    def seat(self, seat: WorkerSeat) -> None:
+        """List a worker; the newest connection of an id wins and takes over what the older one knew."""
         old = self.workers.get(seat.worker)
-        known = self._shown(old.registration) if old else self._shown(self.departed.pop(seat.worker, None))
+        self.departed.pop(seat.worker, None)
         self.workers[seat.worker] = seat
         if old is not None and old is not seat:
             seat.held = {**old.held, **seat.held}
             seat.log_next = {**old.log_next, **seat.log_next}
             self._forget_waiting(old)
             old.close()
-        return bool(known != self._shown(seat.registration))
 
-    @staticmethod
-    def _shown(registration: Mapping[str, Any] | None) -> Any:
+    def shown(self, worker: str) -> Mapping[str, Any] | None:
+        """What watchers see of a worker, without the time that changes with every registration."""
+        seat = self.workers.get(worker)
+        registration = seat.registration if seat is not None else self.departed.get(worker)
         return None if registration is None else {k: v for k, v in registration.items() if k != "time"}
 
     def unseat(self, seat: WorkerSeat) -> bool:
@@ -307,7 +308,7 @@ class Hub:
                     del channel.watches[job_id]
 
     def close_all(self) -> None:
-        """The server stops: wake every socket so that it can say goodbye."""
+        """The server stops: wake every socket and stream so that it can say goodbye."""
         self.closing = True
         for channel in self._channels.values():
             for outbox in [*channel.clients, *channel.mirrors]:
@@ -315,3 +316,5 @@ class Hub:
             for seat in channel.workers.values():
                 seat.outbox.wake()
                 seat.work.set()
+            for watch in [watch for watching in channel.watches.values() for watch in watching]:
+                watch.set()

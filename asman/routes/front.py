@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from asman import operations as ops
-from asman.errors import AsmanError, BadRequest, LimitExceeded
+from asman.errors import BadRequest, LimitExceeded
 from asman.presence import Hub
 from asman.routes.answers import Answer, check_host_and_origin, cors_headers, error_answer, json_answer
 from asman.routes.submit import answer_submit
@@ -43,26 +43,24 @@ class Front:
         if scope["type"] == "http":
             pieces = scope["path"].split("/")
             if scope["method"] == "POST" and _is_submit(pieces):
-                return await self._submit(scope, receive, send)
+                await self._submit(scope, receive, send)
+                return
             if scope["method"] == "PUT" and len(pieces) == 3 and pieces[1] == "f" and pieces[2]:
-                return await self._upload(scope, receive, send)
-        return await self._app(scope, receive, send)
+                await self._upload(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
     async def _submit(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, hub = await self._started()
         headers = _headers(scope)
+        args = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+        queue, prefer = scope["path"].split("/")[2], headers.get("prefer", "")
         try:
             _check(services, scope, headers)
             body = await _whole_body(receive, headers, services.config.limits.json_body_bytes)
-        except ClientGone:
-            return None
-        except AsmanError as error:
-            return await _send(services, scope, headers, send, error_answer(error))
-        args = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
-        queue = scope["path"].split("/")[2]
-        try:
-            prefer = headers.get("prefer", "")
             answer = await answer_submit(services, hub, queue, body, prefer=prefer, args=args)
+        except ClientGone:
+            return
         except Exception as error:
             answer = error_answer(error, ref="submit")
         await _send(services, scope, headers, send, answer)

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from quart import websocket
 
 from asman import operations as ops
-from asman.errors import AsmanError, BadMessage, JobNotFound, LimitExceeded, Unavailable, clip
+from asman.errors import AsmanError, BadMessage, Conflict, JobNotFound, LimitExceeded, StorageFull, Unavailable, clip
 from asman.identity import check_namespace, check_queue_name
 from asman.job import DEFAULT_NAMESPACE, Job, Requirements, State
 from asman.matching import Capacity
@@ -376,10 +376,11 @@ class _Worker(_Peer):
             )
             if self.seat is not None:
                 self.channel.unseat(self.seat)
-        changed = seat.registration != registration.raw or self.seat is not seat
+        shown_before = self.channel.shown(seat.worker)
         seat.registration, seat.total = registration.raw, registration.total
         first, self.seat = self.seat is not seat, seat
-        if self.channel.seat(seat) or (changed and first):
+        self.channel.seat(seat)
+        if self.channel.shown(seat.worker) != shown_before:
             self.channel.announce_workers()
         if registration.protocol >= 2:
             await self._welcome(seat, registration)
@@ -407,6 +408,7 @@ class _Worker(_Peer):
                     "protocol": PROTOCOL,
                     "lease_s": config.lease_s,
                     "renew_s": config.renew_s,
+                    "max_frame_bytes": config.limits.worker_frame_bytes,
                     "adopted": kept,
                     "lost": lost,
                 },
@@ -570,9 +572,9 @@ class _Worker(_Peer):
         answer: dict[str, Any] = {"jobId": job_id, "attempt": attempt, "accepted": True}
         try:
             await ops.report(self.services, self.queue, job_id, worker, attempt, value)
-        except (Unavailable, OSError):
-            raise  # not decided: the worker keeps it and says it again
         except AsmanError as error:
+            if isinstance(error, (Unavailable, StorageFull)) or type(error) is Conflict:
+                raise  # not decided: the worker keeps it and says it again
             answer |= {"accepted": False, "code": error.code, "error": error.message}
         if self.seat is not None:
             self.seat.drop(job_id)
