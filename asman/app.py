@@ -23,6 +23,7 @@ from asman.config import Config
 from asman.errors import AsmanError, BadRequest, MethodNotAllowed, RouteNotFound, clip
 from asman.plugins import load_plugins, open_blob_store, open_deliverer, open_job_store, open_notifier
 from asman.presence import Hub
+from asman.rates import Rates
 from asman.routes.answers import check_host_and_origin, cors_headers, error_answer, preflight_headers
 from asman.routes.blobs import blobs
 from asman.routes.context import respond
@@ -116,6 +117,7 @@ class _Starter:
                 plugins=self._manager,
                 clock=self._clock,
                 random_id=lambda: uuid.uuid4().hex,
+                rates=Rates(),
             )
             self._stack = stack.pop_all()
         hub = Hub(services.notifier)

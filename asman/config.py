@@ -39,6 +39,7 @@ class Limits:
     sockets_total: int = 6_000
     submits_per_minute_per_address: int = 60
     submit_burst_per_address: int = 120
+    submits_per_minute_per_queue: int = 600
     env_entries: int = 64
     env_value_bytes: int = 8 << 10
     command_bytes: int = 32 << 10
@@ -65,6 +66,7 @@ PROFILES: Mapping[str, Limits] = {
         sockets_total=0,
         submits_per_minute_per_address=0,
         submit_burst_per_address=0,
+        submits_per_minute_per_queue=0,
         env_entries=1_000,
         env_value_bytes=128 << 10,
         command_bytes=128 << 10,
@@ -115,6 +117,13 @@ SETTINGS: tuple[Setting, ...] = (
         default="",
         env="ASMAN_PUBLIC_URL",
         help="Address under which callers reach this server, for links; else taken from each request.",
+    ),
+    Setting(
+        name="proxies",
+        kind="whole",
+        default=0,
+        env="ASMAN_PROXIES",
+        help="How many proxies stand before this server and add to X-Forwarded-For; limits count what they saw.",
     ),
     Setting(
         name="expire_after_s",
@@ -198,6 +207,7 @@ class Config:
     notifier: str = ""
     profile: str = "private"
     public_url: str = ""
+    proxies: int = 0
     expire_after_s: float = 0.0
     lease_s: float = 30.0
     renew_s: float = 10.0

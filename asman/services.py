@@ -9,6 +9,7 @@ import pluggy
 
 from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier
 from asman.config import Config
+from asman.rates import Rates
 
 __all__ = ["Services"]
 
@@ -26,3 +27,4 @@ class Services:
     plugins: pluggy.PluginManager
     clock: Callable[[], float]
     random_id: Callable[[], str]
+    rates: Rates

@@ -24,6 +24,7 @@ from asman.job import DEFAULT_NAMESPACE, Callback, Job, Reason, State, absent
 from asman.messages import encode
 from asman.operations.blobs import output_keys
 from asman.operations.step import Step, step
+from asman.rates import Rate
 from asman.services import Services
 from asman.state import Imported, Replaced, Submitted, Superseded
 
@@ -151,14 +152,16 @@ def expiry(services: Services, job: Job, now: float) -> float:
     return float(decided) if decided is not None else now + 30 * 86_400.0
 
 
-async def submit(services: Services, queue: str, submission: Submission) -> Receipt:
+async def submit(services: Services, queue: str, submission: Submission, *, source: str = "") -> Receipt:
     """Store a checked submit and answer when it is on stable storage.
 
-    Errors: RateLimited when the queue is full; StorageFull, Unavailable, Conflict.
+    Shape:  ``source`` is whom limits are counted by; without one only the queue's own limits apply.
+    Errors: RateLimited when the queue is full or the source too quick; StorageFull, Unavailable, Conflict.
     """
     check_queue_name(queue)
-    await _check_room(services, queue)
     now = services.clock()
+    _check_rates(services, queue, source, now)
+    await _check_room(services, queue)
     fresh = absent(queue, submission.job_id)
     expires_at = expiry(services, fresh, now)
     event = Submitted(
@@ -182,6 +185,17 @@ async def submit(services: Services, queue: str, submission: Submission) -> Rece
         is_new=done.after.generation != done.before.generation,
         warnings=submission.definition.warnings + submission.control.warnings,
     )
+
+
+def _check_rates(services: Services, queue: str, source: str, now: float) -> None:
+    limits = services.config.limits
+    if source:
+        per_address = Rate(
+            what="submits", per_minute=limits.submits_per_minute_per_address, burst=limits.submit_burst_per_address
+        )
+        services.rates.take(per_address, source, now)
+    per_minute = limits.submits_per_minute_per_queue
+    services.rates.take(Rate(what="submits to one queue", per_minute=per_minute, burst=per_minute), queue, now)
 
 
 async def _check_room(services: Services, queue: str) -> None:

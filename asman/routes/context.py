@@ -9,10 +9,11 @@ from quart import Response, current_app, request
 
 from asman.errors import BadRequest, LimitExceeded
 from asman.presence import Hub
+from asman.rates import source_of
 from asman.routes.answers import Answer
 from asman.services import Services
 
-__all__ = ["base_url", "hub", "read_body", "respond", "services"]
+__all__ = ["base_url", "hub", "read_body", "respond", "services", "source"]
 
 _JSON_BODY_S = 20.0
 
@@ -34,6 +35,11 @@ def base_url() -> str:
         return configured.rstrip("/")
     scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
     return f"{'https' if scheme == 'https' else 'http'}://{request.host}"
+
+
+def source() -> str:
+    """Whom limits on the present request are counted by."""
+    return source_of(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), services().config.proxies)
 
 
 async def read_body() -> bytes:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from asman import operations as ops
 from asman.errors import BadRequest, LimitExceeded
 from asman.presence import Hub
+from asman.rates import source_of
 from asman.routes.answers import Answer, check_host_and_origin, cors_headers, error_answer, json_answer
 from asman.routes.submit import answer_submit
 from asman.services import Services
@@ -58,7 +59,8 @@ class Front:
         try:
             _check(services, scope, headers)
             body = await _whole_body(receive, headers, services.config.limits.json_body_bytes)
-            answer = await answer_submit(services, hub, queue, body, prefer=prefer, args=args)
+            source = _source(services, scope, headers)
+            answer = await answer_submit(services, hub, queue, body, prefer=prefer, args=args, source=source)
         except ClientGone:
             return
         except Exception as error:
@@ -92,6 +94,11 @@ def _is_submit(pieces: list[str]) -> bool:
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _source(services: Services, scope: Scope, headers: dict[str, str]) -> str:
+    client = scope.get("client") or ("",)
+    return source_of(str(client[0]), headers.get("x-forwarded-for", ""), services.config.proxies)
 
 
 def _check(services: Services, scope: Scope, headers: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from asman.job import DEFAULT_NAMESPACE
 from asman.messages import encode, job_record, ms
 from asman.routes.answers import Answer, json_answer
 from asman.routes.content import content_headers, content_type_of
-from asman.routes.context import base_url, hub, read_body, respond, services
+from asman.routes.context import base_url, hub, read_body, respond, services, source
 from asman.routes.submit import answer_submit, read_object
 
 __all__ = ["jobs"]
@@ -57,6 +57,7 @@ async def submit(queue: str) -> Response:
         await read_body(),
         prefer=request.headers.get("Prefer", ""),
         args=request.args.to_dict(),
+        source=source(),
     )
     return respond(answer)
 

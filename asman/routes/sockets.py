@@ -27,6 +27,7 @@ from asman.job import DEFAULT_NAMESPACE, Job, Requirements, State
 from asman.matching import Capacity
 from asman.messages import PROTOCOL, frame, is_shown, jobs_frame, ms
 from asman.presence import Channel, Hub, Outbox, WorkerSeat
+from asman.rates import source_of
 from asman.services import Services
 from asman.units import parse_duration_s
 
@@ -229,7 +230,9 @@ class _Client(_Peer):
         if not isinstance(enqueued, dict) or not enqueued.get("id"):
             raise BadMessage("a submit needs value.enqueued with id and definition")
         submission = ops.read_submission(self.services, enqueued)
-        await ops.submit(self.services, self.queue, submission)
+        address = websocket.remote_addr or ""
+        source = source_of(address, websocket.headers.get("X-Forwarded-For", ""), self.services.config.proxies)
+        await ops.submit(self.services, self.queue, submission, source=source)
 
     async def give_up(self, payload: dict[str, Any], value: dict[str, Any]) -> None:
         message = value.get("message")

@@ -27,7 +27,14 @@ _RECHECK_S = 5.0
 
 
 async def answer_submit(
-    services: Services, hub: Hub, queue: str, body: bytes, *, prefer: str = "", args: Mapping[str, str] | None = None
+    services: Services,
+    hub: Hub,
+    queue: str,
+    body: bytes,
+    *,
+    prefer: str = "",
+    args: Mapping[str, str] | None = None,
+    source: str = "",
 ) -> Answer:
     """Submit and answer when the job is on stable storage, or with its result if the caller waits for that.
 
@@ -39,7 +46,7 @@ async def answer_submit(
         if args and args.get("dry_run") not in (None, "", "0", "false"):
             return json_answer(await _dry_run(services, hub, queue, submission))
         wait_s = _wait_seconds(prefer)
-        receipt = await ops.submit(services, queue, submission)
+        receipt = await ops.submit(services, queue, submission, source=source)
         answer: dict[str, Any] = {
             "success": True,
             "jobId": submission.job_id,
