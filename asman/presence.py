@@ -137,8 +137,8 @@ class Channel:
         """Rises with every event: a snapshot made at the same version is still good."""
         self._snapshot: tuple[int, str] | None = None
         self._making: asyncio.Lock = asyncio.Lock()
-        self.claiming: asyncio.Lock = asyncio.Lock()
-        """Taken around a claim: workers of one server do not race each other for the same jobs."""
+        self.reserved: set[str] = set()
+        """Jobs that a claim of this server is busy with: workers here do not race each other for them."""
 
     # -- events of the queue -----------------------------------------------------------------------------------------
 

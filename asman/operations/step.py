@@ -51,16 +51,16 @@ async def step(
     *,
     documents: Documents | None = None,
     on_start: Documents | None = None,
-    guess_absent: bool = False,
+    known: Job | None = None,
 ) -> Step:
     """Take one step of one job.
 
     Shape:  ``event`` may be a function of the record where the event depends on it. ``documents`` are written with
-            the step, ``on_start`` only if the step starts a new generation. ``guess_absent`` saves the read for a
-            job that is probably new.
+            the step, ``on_start`` only if the step starts a new generation. ``known`` is the record as the caller
+            believes it to be (``absent`` for a new job): it saves the read, and costs one more if it is wrong.
     Errors: TransitionRefused, LeaseLost from the table; Conflict when others were faster again and again.
     """
-    before = absent(queue, job_id) if guess_absent else await _load(services, queue, job_id)
+    before = known or await _load(services, queue, job_id)
     for tried in range(_TRIES):
         happened = event(before) if callable(event) else event
         after, effects = transition(before, happened)

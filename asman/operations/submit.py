@@ -175,7 +175,7 @@ async def submit(services: Services, queue: str, submission: Submission, *, sour
         debug=submission.debug,
     )
     document = await pack(services, DEFINITION, submission.definition.raw, expires_at=expires_at)
-    done = await step(services, queue, submission.job_id, event, on_start={DEFINITION: document}, guess_absent=True)
+    done = await step(services, queue, submission.job_id, event, on_start={DEFINITION: document}, known=fresh)
     await _keep_blobs(services, done, submission.definition, document)
     if submission.control.namespace != DEFAULT_NAMESPACE and done.after.is_active:
         await _take_place(services, done.after, submission.control.namespace, now)

@@ -37,45 +37,59 @@ __all__ = [
 ]
 
 _CLAIM_ROUNDS = 4
+_SLACK = 16
+"""Heads read beyond what is wanted, for claims that reserve some meanwhile."""
 
 
 def lease_end(services: Services) -> float:
     return services.clock() + services.config.lease_s
 
 
-async def claim(services: Services, queue: str, worker: str, free: Capacity, limit: int) -> list[tuple[Job, Any]]:
+async def claim(
+    services: Services, queue: str, worker: str, free: Capacity, limit: int, reserved: set[str] | None = None
+) -> list[tuple[Job, Any]]:
     """Give up to ``limit`` jobs to a worker, longest waiting first among those that fit what it has free.
 
-    Shape:  (record, definition) pairs; the records are leased to the worker under a new attempt.
+    Shape:  (record, definition) pairs; the records are leased to the worker under a new attempt. ``reserved`` holds
+            the ids that other claims of this server are busy with: they pass each other by instead of colliding.
     """
     taken: list[Job] = []
+    reserved = set() if reserved is None else reserved
     for _ in range(_CLAIM_ROUNDS):
-        wanted = await _candidates(services, queue, free, limit - len(taken))
+        wanted = await _candidates(services, queue, free, limit - len(taken), reserved)
         if not wanted:
             break
-        won = [job for job in await asyncio.gather(*(_take(services, job, worker) for job in wanted)) if job]
+        try:
+            won = [job for job in await asyncio.gather(*(_take(services, job, worker) for job in wanted)) if job]
+        finally:
+            reserved.difference_update(job.job_id for job in wanted)
         taken += won
         free = _less(free, won)
         if len(won) == len(wanted):
             break
-    return [(job, await read_document(services, job, DEFINITION)) for job in taken]
+    definitions = await asyncio.gather(*(read_document(services, job, DEFINITION) for job in taken))
+    return list(zip(taken, definitions, strict=True))
 
 
-async def _candidates(services: Services, queue: str, free: Capacity, limit: int) -> list[Job]:
-    """The oldest queued jobs that fit together into what is free."""
+async def _candidates(services: Services, queue: str, free: Capacity, limit: int, reserved: set[str]) -> list[Job]:
+    """The oldest queued jobs that fit together into what is free; they are reserved when this returns."""
     if limit <= 0:
         return []
     counts = await services.jobs.counts(queue)
     shapes = [s for state, s in counts if state is State.QUEUED and fits(Requirements.from_shape(s), free)]
+    enough = limit + len(reserved) + _SLACK
     heads: list[Job] = []
     for shape in shapes:
-        heads += await services.jobs.list(queue, states=(State.QUEUED,), shape=shape, limit=limit)
+        heads += await services.jobs.list(queue, states=(State.QUEUED,), shape=shape, limit=enough)
     now = services.clock()
     chosen: list[Job] = []
     for job in sorted(heads, key=lambda j: (j.queued_at, j.job_id)):
-        if len(chosen) < limit and fits(job.requirements, free) and not job.is_expired(now):
+        if len(chosen) == limit:
+            break
+        if job.job_id not in reserved and fits(job.requirements, free) and not job.is_expired(now):
             chosen.append(job)
             free = _less(free, [job])
+    reserved.update(job.job_id for job in chosen)
     return chosen
 
 
@@ -95,7 +109,7 @@ def _less(free: Capacity, jobs: list[Job]) -> Capacity:
 async def _take(services: Services, job: Job, worker: str) -> Job | None:
     event = Claimed(at=services.clock(), worker=worker, protocol=2, lease_until=lease_end(services))
     try:
-        return (await step(services, job.queue, job.job_id, event)).after
+        return (await step(services, job.queue, job.job_id, event, known=job)).after
     except Conflict:
         return None  # somebody else was faster, or it was cancelled
 
@@ -195,7 +209,7 @@ async def report(
         await services.blobs.extend(key, max(expires_at, job.expires_at))
     document = await pack(services, RESULT, value, expires_at=max(expires_at, job.expires_at))
     try:
-        done = await step(services, queue, job_id, event, documents={RESULT: document})
+        done = await step(services, queue, job_id, event, documents={RESULT: document}, known=job)
     except Conflict:
         await _discard(services, document)
         raise

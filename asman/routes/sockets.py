@@ -488,10 +488,10 @@ class _Worker(_Peer):
         waiting = self.channel.waiting
         if seat not in waiting:
             waiting.append(seat)
-        async with self.channel.claiming:
-            if seat.takes <= 0 or self.channel.workers.get(seat.worker) is not seat:
-                return False
-            taken = await ops.claim(self.services, self.queue, seat.worker, seat.free, seat.takes)
+        if self.channel.workers.get(seat.worker) is not seat:
+            return False
+        reserved = self.channel.reserved
+        taken = await ops.claim(self.services, self.queue, seat.worker, seat.free, seat.takes, reserved)
         for job, definition in taken:
             self._give(seat, job, definition)
         if taken and seat in waiting:
