@@ -40,6 +40,7 @@ from asman.errors import (
     Conflict,
     Expired,
     HashMismatch,
+    JobNotFound,
     LimitExceeded,
     NotFound,
     RateLimited,
@@ -258,6 +259,8 @@ class Client:
                         last_good, tries = time.monotonic(), 0
                         if event.kind == "final" and event.data.get("state") == "Timeout":
                             break  # the server ends very long streams; the job goes on
+                        if event.kind == "final" and event.data.get("state") == "Unknown":
+                            raise JobNotFound(f"queue {clip(queue)} knows no job {clip(job_id)}")
                         fresh = place.advance(event)
                         if fresh is not None:
                             yield fresh
@@ -286,7 +289,7 @@ class Client:
                 async for chunk in response.aiter_bytes():
                     for event in decoder.feed(chunk):
                         yield event
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
 
     # --- blobs --------------------------------------------------------------------------------------------------------
@@ -331,7 +334,7 @@ class Client:
                 response = await self._http.put(
                     url, content=chunks(), headers=headers, timeout=httpx.Timeout(self._timeout_s, read=300.0)
                 )
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 raise self._unreachable(error) from error
             if not response.has_redirect_location:
                 break
@@ -378,7 +381,7 @@ class Client:
                         done += len(chunk)
                         if progress is not None:
                             progress(done, total)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
         return done, digest.hexdigest()
 
@@ -480,7 +483,7 @@ class Client:
                     timeout=httpx.Timeout(self._timeout_s + more_time_s, connect=min(self._timeout_s, 10.0)),
                     follow_redirects=method == "GET",
                 )
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if tried == tries:
                     raise self._unreachable(error) from error
                 pause_s = 0.1 * 2**tried

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from asman.config import Config
-from asman.errors import AsmanError, ConfigError, Unavailable, clip
+from asman.errors import AsmanError, ConfigError, clip
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -119,17 +119,35 @@ async def serve(
         listener.close()
         raise
     url = address_of(config)
-    ready = asyncio.Event()
+    ready, ending = asyncio.Event(), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_say_goodbye(app, stop))
-            tasks.create_task(_maintain(app, stop))
-            tasks.create_task(_run_http(app, config, server, listener, ready, stop))
-            tasks.create_task(_after(ready, lambda: announce(url)))
-            if beside is not None:
-                tasks.create_task(_beside(beside, url, ready, stop))
+            tasks.create_task(_say_goodbye(app, ending))
+            tasks.create_task(_maintain(app, ending))
+            tasks.create_task(_run_http(app, config, server, listener, ready, ending))
+            await ready.wait()
+            if not ending.is_set():
+                announce(url)
+            tasks.create_task(_until_ending(beside, url, stop, ending))
     finally:
         await app.shutdown()
+
+
+async def _until_ending(beside: Beside | None, url: str, stop: asyncio.Event, ending: asyncio.Event) -> None:
+    """What runs beside the server ends before it: a worker can still hand its jobs back."""
+    waiting = asyncio.ensure_future(stop.wait() if beside is None else beside(url, stop))
+    ended = asyncio.ensure_future(ending.wait())
+    try:
+        await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            stop.set()
+        if beside is not None:
+            await waiting
+    finally:
+        ending.set()
+        for task in (waiting, ended):
+            task.cancel()
+        await asyncio.gather(waiting, ended, return_exceptions=True)
 
 
 async def _opened_app(config: Config, plugins: Sequence[object]) -> Quart:
@@ -157,16 +175,6 @@ async def _say_goodbye(app: Quart, stop: asyncio.Event) -> None:
     """Sockets and streams end by themselves as soon as the app knows that the server stops."""
     await stop.wait()
     app.extensions["asman_hub"].close_all()
-
-
-async def _after(ready: asyncio.Event, do: Callable[[], None]) -> None:
-    await ready.wait()
-    do()
-
-
-async def _beside(beside: Beside, url: str, ready: asyncio.Event, stop: asyncio.Event) -> None:
-    await ready.wait()
-    await beside(url, stop)
 
 
 async def _run_http(
@@ -337,7 +345,7 @@ def _no_address(host: str) -> ConfigError:
 def _cannot_listen(host: str, port: int, error: Exception) -> AsmanError:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return Unavailable(
+        return ConfigError(
             f"port {port} of {host} is in use by another program",
             hint=f"Stop that program, or choose another port: --port {port + 1 if port < 65535 else 8000}",
         )
