@@ -1,0 +1,219 @@
+"""Print the pages of this folder that are made from code: settings, errors, states, hooks, commands.
+
+    python docs/generate.py            write the pages
+    python docs/generate.py --check    say which pages differ; exit 1 if any does
+
+Edit the code, not these pages: ``tests/test_layout.py`` compares them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from asman import errors, hookspecs
+from asman.config import PROFILES, SETTINGS, Limits
+from asman.state import TRANSITIONS, Row
+
+__all__ = ["PAGES"]
+
+HERE = Path(__file__).parent
+_BACKTICKS = re.compile(r"(?<!`)``(?!`)")
+_NOTE = "<!-- Made by docs/generate.py from {source}; edit that and run it again. -->\n"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [list(head), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("<", "&lt;")
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def _shown(value: object) -> str:
+    return "" if value in ("", ()) else f"`{value}`"
+
+
+def _flag(name: str) -> str:
+    return f"`--{name.removesuffix('_s').replace('_', '-')}`"
+
+
+def settings_page() -> str:
+    rows = ((f"`{s.name}`", _flag(s.name), f"`{s.env}`", s.kind, _shown(s.default), s.help) for s in SETTINGS)
+    limits = (
+        (f"`{field.name}`", *(f"{getattr(PROFILES[p], field.name):,}" for p in ("private", "public")))
+        for field in fields(Limits)
+    )
+    return (
+        _NOTE.format(source="asman/config.py")
+        + "# Settings\n\nFlags win over the environment, the environment over the config file, that over the defaults. "
+        "`asman config` shows\nwhat is in force and where each value came from. A duration is seconds, or text such as "
+        "`20m`; a list is\nseparated by commas.\n\n"
+        + _table(("setting", "flag", "environment", "kind", "default", ""), rows)
+        + "\n## Limits by profile\n\n0 means no limit.\n\n"
+        + _table(("limit", "private", "public"), limits)
+    )
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def error_classes() -> list[type[errors.AsmanError]]:
+    """Every error, parents before children."""
+
+    def below(kind: type[errors.AsmanError]) -> Iterator[type[errors.AsmanError]]:
+        yield kind
+        for child in kind.__subclasses__():
+            if child.__module__ == errors.__name__:
+                yield from below(child)
+
+    return list(below(errors.AsmanError))
+
+
+def errors_page() -> str:
+    rows = ((f"`{e.code}`", e.status, f"`{e.__name__}`", e.hint) for e in error_classes())
+    return (
+        _NOTE.format(source="asman/errors.py")
+        + '# Errors\n\nAn error is answered as `{"error": text, "code": slug, "hint": text}` with the status below; a '
+        "socket gets the same\nmembers in an `Error` frame. The code is stable and is what programs compare; the text "
+        "may change.\n\n" + _table(("code", "status", "class", "what to do"), rows)
+    )
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+def _question(row: Row) -> str:
+    name = row.when.__name__.strip("_").replace("_", " ")
+    return "" if name == "always" else name
+
+
+def state_rows() -> list[tuple[str, ...]]:
+    """One line per row of the table, in its order: from, event, if, to, effects, why."""
+    return [
+        (
+            ", ".join(s.value for s in row.states),
+            row.event.__name__,
+            _question(row),
+            row.to.value,
+            ", ".join(e.value for e in row.effects),
+            row.why,
+        )
+        for row in TRANSITIONS
+    ]
+
+
+def state_diagram() -> str:
+    """The steps that change the state, as a mermaid diagram; steps that stay are in the table only."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for row in TRANSITIONS:
+        for state in row.states:
+            if state is not row.to:
+                names = edges.setdefault((state.value, row.to.value), [])
+                if row.event.__name__ not in names:
+                    names.append(row.event.__name__)
+    start = TRANSITIONS[0].states[0].value
+    lines = [
+        f"    {'[*]' if source == start else source} --> {target}: {', '.join(names)}"
+        for (source, target), names in edges.items()
+    ]
+    return "```mermaid\nstateDiagram-v2\n" + "\n".join(lines) + "\n```\n"
+
+
+def states_page() -> str:
+    return (
+        _NOTE.format(source="asman/state.py")
+        + "# Life of a job\n\nEvery legal step is a row of one table. Rows are tried from the top; the first whose "
+        "state, event and condition\nmatch is taken. What no row matches is refused and changes nothing.\n\n"
+        + state_diagram()
+        + "\n"
+        + _table(("in", "event", "if", "then", "effects after the save", "because"), state_rows())
+    )
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def hooks() -> dict[str, Callable[..., object]]:
+    return {n: f for n, f in vars(hookspecs).items() if n.startswith("asman_") and inspect.isfunction(f)}
+
+
+def _signature(hook: Callable[..., object]) -> str:
+    found = inspect.signature(hook)
+    takes = ", ".join(f"{p.name}: {p.annotation}" for p in found.parameters.values())
+    return f"{hook.__name__}({takes}) -> {found.return_annotation}"
+
+
+def hooks_page() -> str:
+    parts = [f"## `{_signature(hook)}`\n\n{inspect.cleandoc(hook.__doc__ or '')}\n" for hook in hooks().values()]
+    text = "# Hooks\n\n" + _example() + "\n" + "\n".join(parts)
+    return _NOTE.format(source="asman/hookspecs.py") + _BACKTICKS.sub("`", text)
+
+
+def _example() -> str:
+    """The module's own introduction, with its example as a code block."""
+    before, _, rest = inspect.cleandoc(hookspecs.__doc__ or "").partition("::\n\n")
+    indented, after, inside = [], [], True
+    for line in rest.splitlines():
+        inside = inside and (line.startswith("    ") or not line)
+        (indented if inside else after).append(line)
+    code = inspect.cleandoc("\n".join(indented)).strip()
+    return f"{before}:\n\n```python\n{code}\n```\n\n" + "\n".join(after).strip() + "\n"
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Context]]:
+    context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100, color=False)
+    yield path, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None and not below.hidden:
+                yield from _commands(below, f"{path} {name}")
+
+
+def commands_page() -> str:
+    from asman.cli import main
+
+    parts = [f"## `{path}`\n\n```text\n{c.command.get_help(c)}\n```\n" for path, c in _commands(main, "asman")]
+    return _NOTE.format(source="asman/cli.py") + "# Commands\n\n" + "\n".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "states.md": states_page,
+    "hooks.md": hooks_page,
+    "commands.md": commands_page,
+}
+
+
+def _run(arguments: list[str]) -> int:
+    differing = []
+    for name, page in PAGES.items():
+        path, text = HERE / name, page()
+        if path.exists() and path.read_text() == text:
+            continue
+        differing.append(name)
+        if "--check" not in arguments:
+            path.write_text(text)
+    for name in differing:
+        print(f"docs/{name} {'differs' if '--check' in arguments else 'written'}")
+    return 1 if differing and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_run(sys.argv[1:]))
