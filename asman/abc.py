@@ -20,6 +20,7 @@ __all__ = [
     "Deliverer",
     "Delivery",
     "JobStore",
+    "KnowsListeners",
     "LogHalf",
     "LogSlice",
     "LogStore",
@@ -226,6 +227,15 @@ class Notifier(_Opens, Protocol):
 
     async def unsubscribe(self, topic: str, deliver: Callable[[bytes], None]) -> None:
         """Stop; a deliver that is not subscribed is no error."""
+        ...
+
+
+@runtime_checkable
+class KnowsListeners(Protocol):
+    """A notifier that can tell when a message would reach nobody, so that it need not be made."""
+
+    def is_heard(self, topic: str) -> bool:
+        """False only if certainly nobody is subscribed to the topic, here or on another server."""
         ...
 
 

@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from asman import memory
+from asman.abc import KnowsListeners
 from asman.config import Config
 from asman.errors import AsmanError, BadRequest, MethodNotAllowed, RouteNotFound, clip
 from asman.plugins import load_plugins, open_blob_store, open_deliverer, open_job_store, open_notifier
@@ -70,6 +71,10 @@ def create_app(
     return app
 
 
+def _perhaps(topic: str) -> bool:
+    return True
+
+
 class _Starter:
     """Opens the services of one app, once, whoever asks first."""
 
@@ -107,12 +112,14 @@ class _Starter:
     async def _open(self) -> tuple[Services, Hub]:
         async with AsyncExitStack() as stack:
             jobs_opened = await stack.enter_async_context(self._jobs)
+            notifier = await stack.enter_async_context(self._notifier)
             services = Services(
                 config=self._config,
                 jobs=jobs_opened,
                 logs=jobs_opened,  # type: ignore[arg-type]  # checked when it was chosen
                 blobs=await stack.enter_async_context(self._blobs),
-                notifier=await stack.enter_async_context(self._notifier),
+                notifier=notifier,
+                is_heard=notifier.is_heard if isinstance(notifier, KnowsListeners) else _perhaps,
                 deliverer=open_deliverer(self._manager, self._config),
                 plugins=self._manager,
                 clock=self._clock,

@@ -387,6 +387,9 @@ class MemoryNotifier(_Opened):
     def __init__(self) -> None:
         self._subscribers: dict[str, list[Callable[[bytes], None]]] = {}
 
+    def is_heard(self, topic: str) -> bool:
+        return topic in self._subscribers
+
     async def publish(self, topic: str, data: bytes) -> None:
         for deliver in tuple(self._subscribers.get(topic, ())):
             try:

@@ -33,13 +33,16 @@ PROTOCOL = 2
 _UNLISTED = (Reason.CANCELLED, Reason.REPLACED, Reason.DELETED)
 
 
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
+
 def encode(value: Any) -> bytes:
     """Compact JSON, UTF-8, lone surrogates escaped as they came."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     try:
-        return text.encode()
+        return _compact.encode(value).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        return _escaped.encode(value).encode()
 
 
 def ms(seconds: float) -> int:

@@ -16,7 +16,9 @@ __all__ = ["Services"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Shape: ``clock`` answers seconds since the epoch, UTC; ``random_id`` 32 random lowercase hex digits."""
+    """Shape: ``clock`` answers seconds since the epoch, UTC; ``random_id`` 32 random lowercase hex digits;
+            ``is_heard`` False where a message on a notifier topic would certainly reach nobody.
+    """
 
     config: Config
     jobs: JobStore
@@ -27,4 +29,5 @@ class Services:
     plugins: pluggy.PluginManager
     clock: Callable[[], float]
     random_id: Callable[[], str]
+    is_heard: Callable[[str], bool]
     rates: Rates

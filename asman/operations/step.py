@@ -109,11 +109,12 @@ async def _tell(services: Services, done: Step, event: Event) -> None:
     drops_logs = Effect.DROP_LOGS in effects or Effect.DROP_DOCUMENTS in effects
     if drops_logs and before.attempt:
         await services.logs.drop_log(after.queue, after.job_id)
-    header = _header(done, event)
+    heard = topic(after.queue)
+    header = _header(done, event) if services.is_heard(heard) else None
     if header is not None:
         shown = Effect.CHANGED in effects and is_shown(after)
         message = jobs_frame([after], subset=True) if shown else b""
-        await services.notifier.publish(topic(after.queue), encode_event(header, message))
+        await services.notifier.publish(heard, encode_event(header, message))
     await _call_hooks(services, before, after)
 
 

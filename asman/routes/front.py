@@ -97,6 +97,8 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 
 def _source(services: Services, scope: Scope, headers: dict[str, str]) -> str:
+    if not services.config.limits.submits_per_minute_per_address:
+        return ""
     client = scope.get("client") or ("",)
     return source_of(str(client[0]), headers.get("x-forwarded-for", ""), services.config.proxies)
 
@@ -112,14 +114,18 @@ async def _whole_body(receive: Receive, headers: dict[str, str], limit: int) -> 
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise LimitExceeded(f"the body has {length} bytes; at most {limit} are allowed")
+    parts, size, more = [], 0, True
     try:
         async with asyncio.timeout(_JSON_BODY_S):
-            parts, size = [], 0
-            async for piece in _pieces(receive):
-                size += len(piece)
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
                 if size > limit:
                     raise LimitExceeded(f"the body has more than {limit} bytes, which is the most that is allowed")
-                parts.append(piece)
+                more = message.get("more_body", False)
     except TimeoutError as error:
         raise BadRequest(f"the body took longer than {_JSON_BODY_S:.0f} s to arrive") from error
     return b"".join(parts)
