@@ -80,12 +80,14 @@ _REF_SECTIONS = ("inputs", "configFiles")
 class Definition:
     """A definition that a worker can use.
 
-    Shape:  ``raw`` is what was sent, verbatim. ``advertised`` are the members that listings repeat (``requirements``,
-            ``tags``), verbatim. ``warnings`` are sentences about members that have no effect. ``blob_keys`` are the
-            blobs of this server it refers to, each once: they live as long as it.
+    Shape:  ``raw`` is what was sent, verbatim, and ``encoded`` its compact JSON. ``advertised`` are the members that
+            listings repeat (``requirements``, ``tags``), verbatim. ``warnings`` are sentences about members that
+            have no effect. ``blob_keys`` are the blobs of this server it refers to, each once: they live as long
+            as it.
     """
 
     raw: Mapping[str, Any]
+    encoded: bytes
     requirements: Requirements
     advertised: Mapping[str, Any]
     warnings: tuple[str, ...]
@@ -110,9 +112,11 @@ def read_definition(raw: Any, limits: Limits) -> Definition:
     requirements = _read_requirements(raw, limits, findings)
     findings.raise_faults()
     _check_amounts(raw, limits, findings)
-    findings.raise_excess(_size_fault("definition", len(_encode(raw)), limits.definition_bytes))
+    encoded = _encode(raw)
+    findings.raise_excess(_size_fault("definition", len(encoded), limits.definition_bytes))
     return Definition(
         raw=raw,
+        encoded=encoded,
         requirements=requirements,
         advertised={name: raw[name] for name in ("requirements", "tags") if raw.get(name) is not None},
         warnings=findings.told_warnings(),

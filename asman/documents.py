@@ -16,7 +16,16 @@ from asman.job import Job
 from asman.messages import encode
 from asman.services import Services
 
-__all__ = ["DEFINITION", "RESULT", "blob_key", "blobs_behind", "extend_documents", "pack", "read_document"]
+__all__ = [
+    "DEFINITION",
+    "RESULT",
+    "blob_key",
+    "blobs_behind",
+    "extend_documents",
+    "pack",
+    "pack_encoded",
+    "read_document",
+]
 
 DEFINITION = "definition"
 RESULT = "result"
@@ -31,11 +40,15 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def pack(services: Services, name: str, value: Any, *, expires_at: float) -> bytes:
-    """Encode a document and answer with what the store is to keep.
+    """Encode a document and answer with what the store is to keep."""
+    return await pack_encoded(services, name, encode(value), expires_at=expires_at)
+
+
+async def pack_encoded(services: Services, name: str, data: bytes, *, expires_at: float) -> bytes:
+    """What the store is to keep for a document that is encoded already.
 
     Each large document gets a blob of its own, never shared, so that dropping one cannot hurt another.
     """
-    data = encode(value)
     if len(data) <= _INLINE_BYTES:
         return data
     key = f"_{name}-{services.random_id()}"

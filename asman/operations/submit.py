@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asman.definition import Definition, read_definition
-from asman.documents import DEFINITION, RESULT, blob_key, extend_documents, pack, read_document
+from asman.documents import DEFINITION, RESULT, blob_key, extend_documents, pack, pack_encoded, read_document
 from asman.errors import (
     BadRequest,
     Conflict,
@@ -174,7 +174,7 @@ async def submit(services: Services, queue: str, submission: Submission, *, sour
         callbacks=_callbacks(services, submission.control, now),
         debug=submission.debug,
     )
-    document = await pack(services, DEFINITION, submission.definition.raw, expires_at=expires_at)
+    document = await pack_encoded(services, DEFINITION, submission.definition.encoded, expires_at=expires_at)
     done = await step(services, queue, submission.job_id, event, on_start={DEFINITION: document}, known=fresh)
     await _keep_blobs(services, done, submission.definition, document)
     if submission.control.namespace != DEFAULT_NAMESPACE and done.after.is_active:
@@ -292,7 +292,7 @@ async def _bring_result(services: Services, source: Job, submission: Submission,
         return
     expires_at = expiry(services, absent(target, source.job_id), now)
     documents = {
-        DEFINITION: await pack(services, DEFINITION, submission.definition.raw, expires_at=expires_at),
+        DEFINITION: await pack_encoded(services, DEFINITION, submission.definition.encoded, expires_at=expires_at),
         RESULT: await pack(services, RESULT, result, expires_at=expires_at),
     }
     event = Imported(
