@@ -24,7 +24,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -351,18 +351,13 @@ class Client:
         Errors: HashMismatch, Unavailable when the transfer was cut short, the server's own; OSError. Nothing is
                 left at the target then, and what was there stays.
         """
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name[:200]}.{os.getpid():x}-{os.urandom(4).hex()}.part")
-        try:
+        with _replacing(target) as part:
             size_bytes, found = await self._download_into(self._full(where), part, progress)
             if sha256 is not None and found != sha256:
                 raise HashMismatch(
                     f"{clip(where)} has the sha256 {found}, not {clip(sha256)} as was promised; it was not kept",
                     hint="Run the job again, or ask whoever runs the server: the stored bytes are not what was stored.",
                 )
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
         return size_bytes
 
     async def _download_into(self, url: str, part: Path, progress: Progress | None) -> tuple[int, str]:
@@ -401,8 +396,8 @@ class Client:
         """
         data = inline_bytes(ref)
         if data is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(target.write_bytes, data)
+            with _replacing(target) as part:
+                await asyncio.to_thread(part.write_bytes, data)
             return len(data)
         value = str(ref.get("value", ""))
         stored = _BLOB_PATH.search(urlsplit(value).path) if ref.get("type") == "url" else None
@@ -663,6 +658,19 @@ def safe_target(directory: Path, name: str) -> Path:
             hint="Remove the link, or choose another directory with -o.",
         )
     return target
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file beside the target that takes its name at the end, unless something goes wrong before. A link at the
+    target is replaced, not followed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".asman-{os.urandom(8).hex()}.part")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 async def _file_chunks(path: Path, size_bytes: int, progress: Progress | None) -> AsyncIterator[bytes]:

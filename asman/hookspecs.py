@@ -28,8 +28,6 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    import click
-
     from asman.abc import BlobStore, Deliverer, JobStore, Notifier
     from asman.config import Config
     from asman.job import Job
@@ -98,8 +96,8 @@ def asman_app_plugins(config: Config) -> list[object]:
 
 
 @hookspec(firstresult=True)
-def asman_command(name: str) -> click.Command | None:
-    """Called when ``asman NAME`` is no command of the core. Return the command if the name is yours, else None.
+def asman_command(name: str) -> Any:
+    """Called when ``asman NAME`` is no command of the core. Return a click command if the name is yours, else None.
 
     Import what the command needs inside the hook; an ImportError is told to the user with its message.
     """

@@ -206,6 +206,9 @@ def absent(queue: str, job_id: str) -> Job:
     return Job(queue=queue, job_id=job_id)
 
 
+_compact = json.JSONEncoder(separators=(",", ":"))
+
+
 def encode_job(job: Job) -> bytes:
     """Write a record as JSON, the form every store keeps and any backend author can read.
 
@@ -221,11 +224,11 @@ def encode_job(job: Job) -> bytes:
             raw[name] = [asdict(entry) for entry in raw[name]]
     if "requirements" in raw:
         raw["requirements"] = asdict(job.requirements)
-    return json.dumps(raw, separators=(",", ":"), ensure_ascii=True).encode()
+    return _compact.encode(raw).encode()
 
 
 def decode_job(data: bytes | str) -> Job:
-    """Read what ``encode_job`` wrote; members that this release does not know are dropped."""
+    """Read what ``encode_job`` wrote; members that this release does not know are dropped, at every level."""
     raw = json.loads(data)
     known = {name: raw[name] for name in Job.__dataclass_fields__ if name in raw}
     known["state"] = State(raw.get("state", State.ABSENT))
@@ -233,11 +236,16 @@ def decode_job(data: bytes | str) -> Job:
     known["outcome"] = Outcome(raw["outcome"]) if raw.get("outcome") else None
     known["namespaces"] = tuple((name, at) for name, at in raw.get("namespaces", ()))
     known["replacements"] = tuple((name, at) for name, at in raw.get("replacements", ()))
-    known["callbacks"] = tuple(Callback(**c) for c in raw.get("callbacks", ()))
-    known["history"] = tuple(Attempt(**a) for a in raw.get("history", ()))
+    known["callbacks"] = tuple(Callback(**_known(Callback, c)) for c in raw.get("callbacks", ()))
+    known["history"] = tuple(Attempt(**_known(Attempt, a)) for a in raw.get("history", ()))
     if "requirements" in raw:
-        known["requirements"] = Requirements(**{**raw["requirements"], "tags": tuple(raw["requirements"]["tags"])})
+        asked = _known(Requirements, raw["requirements"])
+        known["requirements"] = Requirements(**{**asked, "tags": tuple(asked.get("tags", ()))})
     return Job(**known)
+
+
+def _known(kind: type[Callback] | type[Attempt] | type[Requirements], raw: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if name in kind.__dataclass_fields__}
 
 
 _NO_DEFAULT = object()

@@ -86,7 +86,7 @@ _RANK |= {c: 200 + i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz")}
 
 
 def _collation_key(text: str) -> tuple[list[int], list[bool]]:
-    first = [_RANK.get(c.lower(), 1000 + ord(c)) for c in text]
+    first = [_RANK[c.lower()] if c.lower() in _RANK and c.isascii() else 1000 + ord(c) for c in text]
     return first, [c.isupper() for c in text]
 
 

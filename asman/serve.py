@@ -29,7 +29,7 @@ from asman.errors import AsmanError, ConfigError, clip
 if TYPE_CHECKING:
     from quart import Quart
 
-__all__ = ["GRACE_S", "SERVERS", "address_of", "bind", "run_server", "serve"]
+__all__ = ["GRACE_S", "SERVERS", "Beside", "address_of", "bind", "run_server", "serve"]
 
 SERVERS = ("hypercorn", "uvicorn")
 GRACE_S = 10.0
@@ -40,6 +40,7 @@ _KEEP_ALIVE_S = 5
 _PING_S = 15.0
 _HEADERS_MAX_BYTES = 16 << 10
 _DEAD_PEER_S = 60
+_OTHER_DATA = "Choose a directory that this user may write to with --data."
 _FAST = 'pip install "asman[fast]"'
 
 Beside = Callable[[str, asyncio.Event], Awaitable[None]]
@@ -79,6 +80,7 @@ async def _until_signalled(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    loop.set_exception_handler(_without_cancelled)
     try:
         await serve(config, server=server, plugins=plugins, stop=stop, announce=announce, beside=beside)
     except* AsmanError as group:
@@ -89,6 +91,12 @@ async def _until_signalled(
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+def _without_cancelled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Connections cut at the end are no news; asyncio's streams report them nevertheless."""
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -155,13 +163,18 @@ async def _opened_app(config: Config, plugins: Sequence[object]) -> Quart:
     from asman.app import create_app
 
     app = create_app(config, plugins)
+    app.logger.disabled = True  # it would log the error that is raised as well, with a traceback
     try:
         await app.startup()
+    except ConfigError as error:
+        error.hint = error.hint or _OTHER_DATA
+        raise
     except OSError as error:
         raise ConfigError(
-            f"cannot open the data in {clip(config.data)}: {error.strerror or error}",
-            hint="Choose a directory that this user may write to with --data.",
+            f"cannot open the data in {clip(config.data)}: {error.strerror or error}", hint=_OTHER_DATA
         ) from error
+    finally:
+        app.logger.disabled = False
     return app
 
 
@@ -221,6 +234,7 @@ async def _run_hypercorn(
         """Hypercorn awaits this as soon as it accepts connections."""
         ready.set()
         await stop.wait()
+        _end_pings()
 
     chosen = hypercorn.config.Config()
     chosen.bind = [f"fd://{listener.detach()}"]
@@ -238,6 +252,13 @@ async def _run_hypercorn(
     chosen.h2_max_concurrent_streams = 50
     chosen.include_server_header = False
     await hypercorn.asyncio.serve(app, chosen, shutdown_trigger=trigger, mode="asgi")
+
+
+def _end_pings() -> None:
+    """Hypercorn's task that pings a socket sleeps on after the socket has closed, and so delays the end for as long."""
+    for task in asyncio.all_tasks():
+        if getattr(task.get_coro(), "__qualname__", "") == "WSStream._send_pings":
+            task.cancel()
 
 
 async def _run_uvicorn(
@@ -312,11 +333,13 @@ def bind(host: str, port: int) -> socket.socket:
 
     Errors: ConfigError, with what to do.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"{port} is no TCP port", hint="Choose a port from 1 to 65535, or 0 for any that is free.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, UnicodeError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise _no_address(host) from error
     listener = socket.socket(family, kind, protocol)
     try:
@@ -329,7 +352,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(_BACKLOG)
         listener.setblocking(False)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise _cannot_listen(host, port, error) from error
     return listener
@@ -342,8 +365,8 @@ def _no_address(host: str) -> ConfigError:
     )
 
 
-def _cannot_listen(host: str, port: int, error: Exception) -> AsmanError:
-    code = error.errno if isinstance(error, OSError) else None
+def _cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
+    code = error.errno
     if code == errno.EADDRINUSE:
         return ConfigError(
             f"port {port} of {host} is in use by another program",
@@ -355,7 +378,7 @@ def _cannot_listen(host: str, port: int, error: Exception) -> AsmanError:
         )
     if code == errno.EADDRNOTAVAIL:
         return _no_address(host)
-    return ConfigError(f"cannot listen on port {port} of {host}: {error}", hint="Choose a port from 1 to 65535.")
+    return ConfigError(f"cannot listen on port {port} of {host}: {error.strerror}", hint="Choose another --port.")
 
 
 def address_of(config: Config) -> str:

@@ -30,7 +30,7 @@ _STEPS: tuple[tuple[float, tuple[str, ...]], ...] = (
 )
 _SECONDS = {name: seconds for seconds, names in _STEPS for name in names}
 _NEXT_SMALLER = {seconds: _STEPS[max(i - 1, 0)][0] for i, (seconds, _) in enumerate(_STEPS)}
-_GROUP = re.compile(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-zµ]*)", re.IGNORECASE)
+_GROUP = re.compile(r"\s*((?:\d+(?:\.\d+)?|(?<!\d)\.\d+)(?:e[+-]?\d+)?)\s*([a-zµ]*)", re.IGNORECASE)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?\s*\Z", re.IGNORECASE)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
@@ -71,9 +71,10 @@ def parse_size_bytes(text: str | int | float) -> int:
     Errors: BadRequest for text that is no size.
     """
     found = None if isinstance(text, bool) else _SIZE.match(str(text))
-    if found is None:
+    size = math.inf if found is None else float(found[1]) * 1024 ** _POWER[found[2].lower()]
+    if math.isinf(size):
         raise BadRequest(f"{clip(text)} is not a size", hint='Write sizes like "512m", "2g" or a number of bytes.')
-    return int(float(found[1]) * 1024 ** _POWER[found[2].lower()])
+    return int(size)
 
 
 def show_bytes(count: float) -> str:

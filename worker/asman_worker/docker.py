@@ -1,0 +1,357 @@
+"""A thin adapter over the container engine's API: it passes on what it is given and decides nothing.
+
+Two clients: one without a time limit for what waits on a job (its end, its output, a pull), one with a limit for
+everything else, so that an engine that hangs is noticed. Output is read raw, in large pieces: parsing frames in
+``logs`` costs a tenth of what a frame-by-frame reader costs.
+
+Attach comes before start: the engine connects the streams before it answers, so no first byte is lost.
+
+Source: Docker Engine API v1.41. Any engine that speaks it will do (rootless Docker, Podman's socket).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from aiodocker import Docker
+from aiodocker.exceptions import DockerError
+from asman.errors import Unavailable
+
+__all__ = [
+    "Container",
+    "ContainerState",
+    "Engine",
+    "EngineError",
+    "EngineInfo",
+    "ImageInfo",
+    "engine_address",
+    "read_moment",
+]
+
+_QUICK = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=10)
+_READ_BYTES = 1 << 18
+_UNREACHABLE = 900
+_DEFAULT_SOCKET = "/var/run/docker.sock"
+
+EngineError = DockerError
+"""What the engine refused: ``status`` and ``message`` are its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What the engine says about its host."""
+
+    cores: int
+    memory_bytes: int
+    arch: str
+    selinux: bool
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfo:
+    """What an image says about itself."""
+
+    id: str
+    user: str
+    has_entrypoint: bool
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """One line of a listing. Shape: ``state`` is ``created``, ``running``, ``exited``, ... as the engine says."""
+
+    id: str
+    state: str
+    labels: Mapping[str, str]
+
+    @property
+    def is_running(self) -> bool:
+        return self.state in ("running", "paused", "restarting")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerState:
+    """How a container is, or how it ended. Units: seconds since the epoch, by the engine's clock; 0.0 for never."""
+
+    status: str
+    running: bool
+    exit_code: int
+    oom_killed: bool
+    started_at: float
+    finished_at: float
+    error: str
+
+
+def engine_address(env: Mapping[str, str] = os.environ, home: Path | None = None) -> str:
+    """Where the engine listens, found as Docker's own tools find it.
+
+    DOCKER_HOST wins, then the context (DOCKER_CONTEXT or the chosen one), then the first socket that exists, rootless
+    ones included, then ``unix:///var/run/docker.sock``.
+    """
+    if env.get("DOCKER_HOST"):
+        return env["DOCKER_HOST"]
+    folder = Path(env.get("DOCKER_CONFIG") or (home or Path.home()) / ".docker")
+    chosen = env.get("DOCKER_CONTEXT") or _read_json(folder / "config.json").get("currentContext") or "default"
+    if chosen != "default":
+        meta = folder / "contexts" / "meta" / hashlib.sha256(chosen.encode()).hexdigest() / "meta.json"
+        host = _read_json(meta).get("Endpoints", {}).get("docker", {}).get("Host")
+        if host:
+            return str(host)
+    runtime = env.get("XDG_RUNTIME_DIR", "/nonexistent")
+    for path in (_DEFAULT_SOCKET, f"{runtime}/docker.sock", f"{runtime}/podman/podman.sock"):
+        if Path(path).is_socket():
+            return f"unix://{path}"
+    return f"unix://{_DEFAULT_SOCKET}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_moment(text: str) -> float:
+    """The engine's RFC 3339 time with nanoseconds, in seconds since the epoch; its zero time is 0.0."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    head, _, rest = text.partition(".")
+    digits = "".join(c for c in rest[:9] if c.isdecimal())
+    zone = rest[len(digits) :] if rest else ("Z" if head.endswith("Z") else "")
+    head = head.removesuffix("Z")
+    whole = datetime.fromisoformat(head + ("+00:00" if zone in ("", "Z") else zone)).timestamp()
+    return whole + (int(digits) / 10 ** len(digits) if digits else 0.0)
+
+
+def _client(address: str | None, resolved: str, timeout: aiohttp.ClientTimeout) -> Docker:
+    """A pool without a bound for unix sockets: each running job holds two connections for as long as it runs."""
+    if resolved.startswith("unix://"):
+        connector = aiohttp.UnixConnector(resolved.removeprefix("unix://"), limit=0)
+        return Docker(url="http://docker", connector=connector, timeout=timeout)
+    return Docker(url=address, timeout=timeout)
+
+
+class Engine:
+    """One container engine. Use ``async with Engine(address)``; ``address`` None finds it as Docker's tools do.
+
+    Errors: every call raises EngineError for what the engine refuses and Unavailable if it cannot be reached.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address or engine_address()
+        self._quick = _client(address, self.address, _QUICK)
+        self._patient = _client(address, self.address, _PATIENT)
+        self._info: EngineInfo | None = None
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        for client in (self._quick, self._patient):
+            await client.close()
+            await client.connector.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except DockerError as error:
+            if error.status == _UNREACHABLE:
+                raise self._unreachable(error) from error
+            raise
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"no answer from the container engine at {self.address}: {error}",
+            hint="Start it, or set DOCKER_HOST or a Docker context to where it listens.",
+        )
+
+    async def ping(self) -> None:
+        """Errors: Unavailable if the engine does not answer."""
+        with self._errors():
+            await self._quick.version()
+
+    async def info(self) -> EngineInfo:
+        """Asked once, then remembered."""
+        if self._info is None:
+            with self._errors():
+                raw = await self._quick.system.info()
+            self._info = EngineInfo(
+                cores=int(raw.get("NCPU") or 1),
+                memory_bytes=int(raw.get("MemTotal") or 0),
+                arch=str(raw.get("Architecture") or ""),
+                selinux=any("selinux" in option for option in raw.get("SecurityOptions") or ()),
+                version=str(raw.get("ServerVersion") or ""),
+            )
+        return self._info
+
+    async def image(self, name: str) -> ImageInfo | None:
+        """What the engine has under this name, None if nothing."""
+        try:
+            with self._errors():
+                raw = await self._quick.images.inspect(name)
+        except DockerError as error:
+            if error.status == 404:
+                return None
+            raise
+        config = raw.get("Config") or {}
+        return ImageInfo(
+            id=str(raw["Id"]),
+            user=str(config.get("User") or ""),
+            has_entrypoint=bool(config.get("Entrypoint")),
+            size_bytes=int(raw.get("Size") or 0),
+        )
+
+    async def pull(self, name: str, auth: Mapping[str, str] | None = None) -> AsyncIterator[dict[str, Any]]:
+        """The engine's progress events. Errors: EngineError, also for what the registry refuses half-way."""
+        credentials = dict(auth) if auth else None
+        with self._errors():
+            async for event in self._patient.images.pull(name, auth=credentials, stream=True):
+                yield event
+
+    async def create(self, body: Mapping[str, Any]) -> str:
+        with self._errors():
+            return (await self._quick.containers.create(dict(body))).id
+
+    async def start(self, container: str) -> None:
+        """Without a time limit: a first start may have to wait for a slow disk, and is bounded by its caller."""
+        with self._errors():
+            await self._patient.containers.container(container).start()
+
+    async def wait(self, container: str) -> int:
+        """The exit code, once it has one."""
+        with self._errors():
+            return int((await self._patient.containers.container(container).wait())["StatusCode"])
+
+    async def inspect(self, container: str) -> ContainerState | None:
+        """None if there is no such container."""
+        try:
+            with self._errors():
+                raw = (await self._quick.containers.container(container).show())["State"]
+        except DockerError as error:
+            if error.status == 404:
+                return None
+            raise
+        return ContainerState(
+            status=str(raw["Status"]),
+            running=bool(raw["Running"]),
+            exit_code=int(raw["ExitCode"]),
+            oom_killed=bool(raw["OOMKilled"]),
+            started_at=read_moment(raw["StartedAt"]),
+            finished_at=read_moment(raw["FinishedAt"]),
+            error=str(raw.get("Error") or ""),
+        )
+
+    async def stop(self, container: str, grace_s: float) -> None:
+        """TERM (or the image's own stop signal), the grace, then KILL. Already stopped or gone is fine."""
+        with self._errors(), _unless(304, 404):
+            await self._patient.containers.container(container).stop(t=math.ceil(grace_s))
+
+    async def remove(self, container: str) -> None:
+        """Kill if need be, and remove with the volumes that only it had. Gone already is fine."""
+        with self._errors(), _unless(404, 409):
+            await self._patient.containers.container(container).delete(force=True, v=True)
+
+    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+        """Containers in any state that carry all these labels with these values."""
+        wanted = [f"{name}={value}" for name, value in labels.items()]
+        with self._errors():
+            found = await self._quick.containers.list(all="true", filters=json.dumps({"label": wanted}))
+        return [Container(id=c.id, state=c["State"], labels=c["Labels"] or {}) for c in found]
+
+    @contextlib.asynccontextmanager
+    async def attach(self, container: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The multiplexed output from now on, in pieces as they come; ends when the container does.
+
+        Errors: EngineError, Unavailable; while reading, aiohttp's ClientError if the connection breaks.
+        """
+        query = {"stream": "1", "stdout": "1", "stderr": "1"}
+        response = await self._open("POST", f"containers/{container}/attach", query)
+        try:
+            yield response.content.iter_chunked(_READ_BYTES)
+        finally:
+            response.close()
+
+    @contextlib.asynccontextmanager
+    async def logs(self, container: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The multiplexed output from its start, each frame with its time in front; ends when the container does.
+
+        Errors: as ``attach``.
+        """
+        query = {"follow": "1", "stdout": "1", "stderr": "1", "timestamps": "1"}
+        response = await self._open("GET", f"containers/{container}/logs", query)
+        try:
+            yield response.content.iter_chunked(_READ_BYTES)
+        finally:
+            response.close()
+
+    async def _open(self, method: str, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Raw, because the library's own readers parse frame by frame."""
+        with self._errors():
+            url = f"{self._patient.docker_host}/{path}"
+            response = await self._patient.session.request(method, url, params=query, timeout=_PATIENT)
+            if response.status != 200:
+                text = await response.text()
+                raise DockerError(response.status, text.strip())
+            return response
+
+    async def ensure_network(self, name: str) -> None:
+        """A bridge without traffic between containers and without IPv6. Two workers may ask at once."""
+        try:
+            with self._errors():
+                await self._quick.networks.get(name)
+        except DockerError as error:
+            if error.status != 404:
+                raise
+        else:
+            return
+        body = {
+            "Name": name,
+            "CheckDuplicate": True,
+            "Driver": "bridge",
+            "EnableIPv6": False,
+            "Options": {
+                "com.docker.network.bridge.enable_icc": "false",
+                "com.docker.network.bridge.enable_ip_masquerade": "true",
+            },
+            "Labels": {"asman": "true"},
+        }
+        with self._errors(), _unless(409):
+            await self._quick.networks.create(body)
+
+    async def ensure_volume(self, name: str) -> None:
+        """A named volume; there already is fine."""
+        with self._errors():
+            await self._quick.volumes.create({"Name": name, "Labels": {"asman": "true"}})
+
+
+@contextlib.contextmanager
+def _unless(*statuses: int) -> Iterator[None]:
+    """Take these answers of the engine as done."""
+    try:
+        yield
+    except DockerError as error:
+        if error.status not in statuses:
+            raise
