@@ -61,6 +61,10 @@ Progress = Callable[[int, int | None], None]
 _CHUNK_BYTES = 256 << 10
 _REDIRECTS_MAX = 5
 _TRIES = 4
+_PATIENCE = (429, 502, 503, 504)
+"""Answers that mean: the same request may work a little later."""
+_STORING_S = 300.0
+"""How long the server may take to answer after the last byte of an upload."""
 _SILENT_STREAM_S = 90.0
 """The server sends a heartbeat several times in this long; a stream that is silent for longer is dead."""
 _BLOB_PATH = re.compile(r"/f/([0-9a-f]{64})\Z")
@@ -322,25 +326,38 @@ class Client:
         return key
 
     async def _put(self, key: str, path: Path, size_bytes: int, progress: Progress | None) -> None:
-        await self._put_once(key, lambda: _file_chunks(path, size_bytes, progress), size_bytes)
+        await self._put_chunks(key, lambda: _file_chunks(path, size_bytes, progress), size_bytes)
 
-    async def _put_once(self, key: str, chunks: Callable[[], AsyncIterator[bytes]], size_bytes: int) -> None:
+    async def _put_chunks(self, key: str, chunks: Callable[[], AsyncIterator[bytes]], size_bytes: int) -> None:
+        """Send a body, and from its start again while the connection breaks or the server asks for patience."""
+        for tried in range(1, _TRIES + 1):
+            try:
+                response = await self._put_once(key, chunks, size_bytes)
+            except Unavailable:
+                if tried == _TRIES:
+                    raise
+            else:
+                if response.is_success:
+                    return
+                if response.status_code not in _PATIENCE or tried == _TRIES:
+                    raise self._refusal(response)
+            await asyncio.sleep(0.2 * 2**tried)
+
+    async def _put_once(self, key: str, chunks: Callable[[], AsyncIterator[bytes]], size_bytes: int) -> httpx.Response:
         """Send the body to wherever the server redirects; every hop gets it from the start, as a PUT."""
         httpx = _load_httpx()
         url = f"{self.server}/f/{_part(key)}"
         headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
+        timeout = httpx.Timeout(self._timeout_s, read=_STORING_S)
         for _ in range(_REDIRECTS_MAX + 1):
             try:
-                response = await self._http.put(
-                    url, content=chunks(), headers=headers, timeout=httpx.Timeout(self._timeout_s, read=300.0)
-                )
+                response = await self._http.put(url, content=chunks(), headers=headers, timeout=timeout)
             except httpx.RequestError as error:
                 raise self._unreachable(error) from error
             if not response.has_redirect_location:
-                break
+                return response
             url = urljoin(url, response.headers["location"])
-        if not response.is_success:
-            raise self._refusal(response)
+        raise self._not_ours(f"redirects an upload more than {_REDIRECTS_MAX} times")
 
     async def download(
         self, where: str, target: Path, *, sha256: str | None = None, progress: Progress | None = None
@@ -352,13 +369,22 @@ class Client:
                 left at the target then, and what was there stays.
         """
         with _replacing(target) as part:
-            size_bytes, found = await self._download_into(self._full(where), part, progress)
+            size_bytes, found = await self._download_tries(self._full(where), part, progress)
             if sha256 is not None and found != sha256:
                 raise HashMismatch(
                     f"{clip(where)} has the sha256 {found}, not {clip(sha256)} as was promised; it was not kept",
                     hint="Run the job again, or ask whoever runs the server: the stored bytes are not what was stored.",
                 )
         return size_bytes
+
+    async def _download_tries(self, url: str, part: Path, progress: Progress | None) -> tuple[int, str]:
+        """From the start again while the connection breaks."""
+        for tried in range(1, _TRIES):
+            try:
+                return await self._download_into(url, part, progress)
+            except Unavailable:
+                await asyncio.sleep(0.2 * 2**tried)
+        return await self._download_into(url, part, progress)
 
     async def _download_into(self, url: str, part: Path, progress: Progress | None) -> tuple[int, str]:
         httpx = _load_httpx()
@@ -369,7 +395,7 @@ class Client:
                     await response.aread()
                     raise self._refusal(response)
                 total = _whole_number(response.headers.get("content-length"))
-                with part.open("xb") as file:
+                with part.open("wb") as file:
                     async for chunk in response.aiter_bytes(_CHUNK_BYTES):
                         digest.update(chunk)
                         await asyncio.to_thread(file.write, chunk)
@@ -483,7 +509,7 @@ class Client:
                     raise self._unreachable(error) from error
                 pause_s = 0.1 * 2**tried
             else:
-                if response.status_code not in (429, 502, 503, 504) or tried == tries:
+                if response.status_code not in _PATIENCE or tried == tries:
                     return response
                 pause_s = _retry_after_s(response, 0.2 * 2**tried)
             await asyncio.sleep(pause_s)

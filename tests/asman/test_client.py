@@ -312,6 +312,43 @@ async def test_a_download_cut_short_is_an_error_and_leaves_nothing(tmp_path: Pat
     assert os.listdir(tmp_path) == []
 
 
+async def test_a_transfer_that_broke_is_begun_again(server: Served, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def breaks_once(first: str, headers: dict[str, str], reader: asyncio.StreamReader, writer: Any) -> None:
+        seen.append(first.split()[0])
+        if "/exists" in first:
+            writer.write(_reply("404 Not Found"))
+        elif seen.count("PUT") == 1 or len(seen) == 4:
+            await reader.readexactly(1) if first.startswith("PUT") else None
+        elif first.startswith("PUT"):
+            body = await reader.readexactly(int(headers["content-length"]))
+            writer.write(_reply("200 OK", str(len(body)).encode()))
+        else:
+            writer.write(_reply("200 OK", b"all of it"))
+        await writer.drain()
+
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 1000)
+    async with _peer(breaks_once) as url, Client(url) as client:
+        await client.upload(source)
+        assert seen == ["GET", "PUT", "PUT"]
+        assert await client.download("/f/x", tmp_path / "target") == 9
+    assert seen == ["GET", "PUT", "PUT", "GET", "GET"]
+    assert (tmp_path / "target").read_bytes() == b"all of it"
+
+
+async def test_a_file_that_shrinks_while_it_is_sent_is_told(client: Client, tmp_path: Path) -> None:
+    source = tmp_path / "shrinking"
+    source.write_bytes(b"x" * 500_000)
+
+    def shrink(done: int, total: int | None) -> None:
+        os.truncate(source, 300_000)
+
+    with pytest.raises(HashMismatch, match="became shorter"):
+        await client.upload(source, shrink)
+
+
 async def test_requests_are_repeated_while_a_server_restarts() -> None:
     seen: list[str] = []
 

@@ -117,6 +117,20 @@ async def test_a_request_that_does_not_end_is_cut_off(http_server: str, monkeypa
             writer.close()
 
 
+async def test_a_second_signal_does_not_wait(tmp_path: Path, http_server: str) -> None:
+    with served("--backend", "memory", "--server", http_server, cwd=tmp_path) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        writer.write(b"PUT /f/" + b"0" * 64 + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        await writer.drain()
+        async with Client(server.url) as client:
+            await client.healthz()
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            await asyncio.to_thread(server.process.wait, 1.0)
+        assert await asyncio.to_thread(server.stop, signal.SIGTERM, 5.0) == 0
+        writer.close()
+
+
 async def test_what_runs_beside_the_server_ends_before_it() -> None:
     stop, seen = asyncio.Event(), []
 

@@ -1,1 +1,27 @@
-"""."""
+"""The worker: takes jobs of its queues, runs each in a container, reports how it ended.
+
+Two halves. What happens to one job on one machine: ``limits``, ``workspace``, ``images``, ``runtime``, ``executor``.
+What is said to the server and survives it: ``agent``, ``holdings``, ``outbox``, ``shelf``, ``reconcile``. This module
+is what the core sees: it brings the command ``asman worker``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asman.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+__all__ = ["asman_command"]
+
+
+@hookimpl
+def asman_command(name: str) -> click.Command | None:
+    """``asman worker``; its libraries are loaded only when it is asked for."""
+    if name != "worker":
+        return None
+    from asman_worker.cli import worker
+
+    return worker

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from asman import __version__
 from asman.messages import PROTOCOL, encode, ms
 from asman_worker.config import WorkerConfig
 from asman_worker.executor import Assignment
-from asman_worker.holdings import HeldJob, Holdings
+from asman_worker.holdings import Holdings
 from asman_worker.ledger import Free, Need
 from asman_worker.link import Backoff, Connection, Disconnected, connections, socket_url
 from asman_worker.mirror import Mirror
@@ -61,7 +62,8 @@ class _Session:
     renew_s: float = 10.0
     renewals: deque[tuple[float, dict[str, int]]] = field(default_factory=deque)
     offered: Free | None = None
-    sent_reports: dict[Key, float] = field(default_factory=dict)
+    sent_reports: dict[Key, tuple[float, int]] = field(default_factory=dict)
+    """When (monotonic) and as which send."""
     mirror: Mirror | None = None
 
     @property
@@ -94,7 +96,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._draining = False
         self._lease_s = 30.0
-        self._lease_from = asyncio.get_running_loop().time()
+        self._lease_from = _now()
         self._most_report_bytes = 0
         holdings.listen(queue, self)
 
@@ -155,7 +157,7 @@ class Agent:
         finally:
             self._session = None
             for log in self.holdings.logs(self.queue).values():
-                log.rewind(repeat=session.registered.is_set())
+                log.rewind(repeat=not session.is_mirroring)
             await connection.close()
             if connection.close_code == 1009:
                 self._send_shorter()
@@ -165,7 +167,7 @@ class Agent:
         session = self._session
         if session is None:
             raise Disconnected("not connected")
-        session.registered_at = asyncio.get_running_loop().time()
+        session.registered_at = _now()
         await session.connection.send("WorkerRegistration", self._registration(session))
 
     def _registration(self, session: _Session) -> dict[str, Any]:
@@ -231,9 +233,19 @@ class Agent:
         for key, log in self.holdings.logs(self.queue).items():
             if log.confirm(session.connection.confirmed) and self.holdings.get(key) is not None:
                 self.holdings.shelf.note_progress(key, log.progress)
+        if session.registered.is_set():
+            await self._settle_unnumbered(session)
         self._wake.set()
         if known_as and known_as != self.worker_id:
             await self.register()
+
+    async def _settle_unnumbered(self, session: _Session) -> None:
+        """Reports of jobs that were taken from an older server carry no attempt, so no Ack comes for them: that they
+        have arrived is all there is to know."""
+        for report in self.holdings.outbox.pending(self.queue):
+            _, number = session.sent_reports.get(report.key, (0.0, sys.maxsize))
+            if report.protocol < 2 and number <= session.connection.confirmed:
+                await self.holdings.answered(report.key)
 
     async def _on_registered(self, session: _Session, payload: dict[str, Any]) -> None:
         if session.is_mirroring:
@@ -295,7 +307,7 @@ class Agent:
 
     async def _start_soon_or_hand_back(self, given: Assignment, need: Need) -> None:
         """Two queues were offered the same room, or the room is still being cleared."""
-        deadline = asyncio.get_running_loop().time() + _ROOM_SOON_S
+        deadline = _now() + _ROOM_SOON_S
         while self.holdings.is_stopping_some and not self._draining:
             if self.holdings.ledger.has_room(need):
                 break
@@ -339,7 +351,7 @@ class Agent:
             return
         if not payload.get("accepted") and payload.get("code") in _UNDECIDED:
             _log.warning("the server cannot take a report now", extra=_reasons(report, payload))
-            session.sent_reports[report.key] = asyncio.get_running_loop().time() - _RESEND_AFTER_S + _TRY_LATER_S
+            session.sent_reports[report.key] = (_now() - _RESEND_AFTER_S + _TRY_LATER_S, 0)
             return
         if not payload.get("accepted"):
             _log.warning("the server refused a report", extra=_reasons(report, payload))
@@ -369,7 +381,7 @@ class Agent:
             await asyncio.sleep(session.renew_s)
             jobs = self.holdings.holding(self.queue)
             if jobs:
-                session.renewals.append((asyncio.get_running_loop().time(), jobs))
+                session.renewals.append((_now(), jobs))
                 await session.connection.send("Renew", {"jobs": jobs})
 
     def _on_renewed(self, session: _Session, payload: dict[str, Any]) -> None:
@@ -388,7 +400,7 @@ class Agent:
         """
         while self._config.on_lease_lost == "kill":
             await asyncio.sleep(_FENCE_CHECK_S)
-            now = asyncio.get_running_loop().time()
+            now = _now()
             for held in self.holdings.of(self.queue).values():
                 if held.protocol >= 2 and now > max(self._lease_from, held.taken_at) + self._lease_s:
                     self.holdings.stop(held, "the lease is over and the server is out of reach")
@@ -421,17 +433,18 @@ class Agent:
 
     async def _send_reports(self, session: _Session) -> None:
         """Reports that this connection has not carried, or not lately; each after the last line of its log."""
-        now = asyncio.get_running_loop().time()
         logs = self.holdings.logs(self.queue)
         for report in self.holdings.outbox.pending(self.queue):
             waits = report.key in logs and not logs[report.key].is_empty
-            if waits or now - session.sent_reports.get(report.key, -_RESEND_AFTER_S) < _RESEND_AFTER_S:
+            sent = session.sent_reports.get(report.key)
+            if waits or (sent is not None and _now() - sent[0] < _RESEND_AFTER_S):
                 continue
             if session.is_mirroring and session.mirror is not None and not session.mirror.wants(report):
                 await self.holdings.answered(report.key)
                 continue
-            session.sent_reports[report.key] = now
-            await session.connection.send("StateChange", self._fitted(report))
+            session.sent_reports[report.key] = (_now(), sys.maxsize)
+            number = await session.connection.send("StateChange", self._fitted(report))
+            session.sent_reports[report.key] = (_now(), number)
 
     def _fitted(self, report: Report) -> dict[str, Any]:
         payload = report.payload()
@@ -461,15 +474,12 @@ class Agent:
         """What this queue may have now; no jobs while draining or while another queue has its turn alone."""
         free = self.holdings.ledger.free
         welcome = not self._draining and self.holdings.turns.may_offer(self.queue)
-        return (
-            free
-            if welcome
-            else Free(cores=free.cores, memory_bytes=free.memory_bytes, gpus=free.gpus, jobs=0)
-        )
+        return free if welcome else Free(cores=free.cores, memory_bytes=free.memory_bytes, gpus=free.gpus, jobs=0)
 
     def sent_at(self, report: Report) -> float | None:
         """When the present connection carried a report last (monotonic), None if it has not."""
-        return self._session.sent_reports.get(report.key) if self._session is not None else None
+        sent = self._session.sent_reports.get(report.key) if self._session is not None else None
+        return sent[0] if sent is not None else None
 
     def _status(self) -> dict[str, Any]:
         running = {
@@ -505,6 +515,10 @@ class Agent:
         for held in running:
             self.holdings.stop(held, "handed back: the worker stops")
         await asyncio.gather(*(held.ended.wait() for held in running))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _whole_if_it_is(number: float) -> float | int:

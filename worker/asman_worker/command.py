@@ -23,7 +23,7 @@ SHELL = ("/bin/sh", "-c")
 
 _OPERATOR = r"\|\||&&|;;|\|&|<\(|<<<|>>|>&|<&|[&;()|<>]"
 _BARE = r"""(?:\\['"|&;()<>\s]|[^\s'"|&;()<>])+"""
-_QUOTED = r'''"(?:\\"|[^"])*?"|'(?:\\'|[^'])*?\''''
+_QUOTED = r""""(?:\\"|[^"])*?"|'(?:\\'|[^'])*?\'"""
 _TOKEN = re.compile(rf"(?P<operator>{_OPERATOR})|(?:{_BARE}|{_QUOTED})+")
 _SPECIAL = "*@#?$!-"
 _NAME = re.compile(r"\w+", re.ASCII)

@@ -26,6 +26,7 @@ from typing import Any
 import aiohttp
 from aiodocker import Docker
 from aiodocker.exceptions import DockerError
+
 from asman.errors import Unavailable
 
 __all__ = [

@@ -80,7 +80,8 @@ def _take_slot(data: Path, generate: bool) -> tuple[Identity, int]:
             worker_id = str(uuid.uuid4()) if generate else _kept_id(data, slot)
             return Identity(worker_id=worker_id, directory=directory, slot=slot), lock
     raise ConfigError(
-        f"{MAX_SLOTS} workers run with the data directory {data} already", hint="Give this one another --data-directory."
+        f"{MAX_SLOTS} workers run with the data directory {data} already",
+        hint="Give this one another --data-directory.",
     )
 
 

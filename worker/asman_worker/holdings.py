@@ -92,6 +92,7 @@ class Holdings:
         self._jobs: dict[Key, HeldJob] = {}
         self._ended_logs: dict[Key, LogStream] = {}
         self._listeners: dict[str, Listener] = {}
+        self._own_attempt = 0
         self.changed = asyncio.Event()
         """Set whenever a job ends or a report is answered; whoever waits clears it."""
 
@@ -127,6 +128,14 @@ class Holdings:
         """Streams of a queue's jobs: those that run, and those whose report waits for its last lines."""
         ended = {key: log for key, log in self._ended_logs.items() if key[0] == queue}
         return ended | {key: h.log for key, h in self._jobs.items() if key[0] == queue and not h.silenced}
+
+    def next_own_attempt(self) -> int:
+        """A number for an attempt of a job whose server counts none; never one that was used before on this host.
+
+        Milliseconds since the epoch, so that nothing has to be remembered over restarts.
+        """
+        self._own_attempt = max(self._own_attempt + 1, ms(time.time()))
+        return self._own_attempt
 
     def need_of(self, definition: Mapping[str, Any]) -> Need:
         return read_need(definition, self.grant)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from asman.errors import AsmanError, clip
-
 from asman_worker.docker import Engine, EngineError, ImageInfo
 
 __all__ = ["Images", "PullFailed", "PullProgress", "moves", "registry_auth", "registry_of"]
@@ -164,5 +163,3 @@ class Images:
             if self._pulls.get(image) is pull:
                 del self._pulls[image]
         self._fresh_until[image] = asyncio.get_running_loop().time() + _FRESH_S
-
-

@@ -104,7 +104,10 @@ class Ledger:
     def has_room(self, need: Need) -> bool:
         cores, memory, gpus = self._left()
         return (
-            need.cores <= cores + _ROUNDING and need.memory_bytes <= memory and need.gpus <= gpus and not self.is_used_up
+            need.cores <= cores + _ROUNDING
+            and need.memory_bytes <= memory
+            and need.gpus <= gpus
+            and not self.is_used_up
         )
 
     def reserve(self, key: object, need: Need) -> None:

@@ -328,9 +328,7 @@ def allot(requirements: Requirements, grant: Grant) -> Allotment:
     """
     for rule in rules(requirements, grant.capacity):
         if not rule.passed:
-            field = {"duration": "requirements.maxDuration", "tags": "tags"}.get(
-                rule.rule, f"requirements.{rule.rule}"
-            )
+            field = {"duration": "requirements.maxDuration", "tags": "tags"}.get(rule.rule, f"requirements.{rule.rule}")
             raise LimitExceeded(
                 f"{field} asks for {rule.asked}, this worker grants {rule.has}",
                 hint="Ask for less, or send the job to a queue with a larger worker.",
@@ -338,9 +336,7 @@ def allot(requirements: Requirements, grant: Grant) -> Allotment:
                 status=422,
             )
     share = int(grant.memory_bytes * min(requirements.cores / grant.cores, 1.0))
-    return Allotment(
-        cores=requirements.cores, memory_bytes=max(requirements.memory_bytes or share, _LEAST_MEMORY)
-    )
+    return Allotment(cores=requirements.cores, memory_bytes=max(requirements.memory_bytes or share, _LEAST_MEMORY))
 
 
 def image_of(definition: Mapping[str, Any], grant: Grant) -> str:

@@ -3,8 +3,8 @@
 Order decides here. Attach before start, so that no first byte is lost; the output is complete at the end of the
 stream, not when the exit is known; at the deadline TERM, the grace, KILL, and only then are the last lines collected.
 
-If the connection to the engine breaks while a job runs, the job is not lost: its stored log is read from the start,
-skipping what has been seen, and the engine is asked again how it ended.
+If the connection to the engine breaks while a job runs, the job is not lost: the engine is asked again how it ended,
+and its stored log is read from the start, skipping what has been seen.
 
 Source: contract, "Running"; Docker Engine API v1.41.
 """
@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,17 +24,18 @@ from asman.errors import AsmanError, Unavailable
 from asman_worker.docker import ContainerState, Engine, EngineError
 from asman_worker.logs import LogPump
 
-__all__ = ["ContainerLost", "Exit", "follow_container", "remaining_s", "run_container"]
+__all__ = ["ContainerLost", "Exit", "follow_container", "insist", "remaining_s", "run_container"]
 
 _LAST_BYTES_S = 10.0
 _ENGINE_BACK_S = 60.0
+_KILL_S = 60.0
 _RETRY_S = 1.0
 
 T = TypeVar("T")
 
 
 class ContainerLost(AsmanError):
-    """The container is gone, and nobody knows how it ended."""
+    """The container is gone, or out of control, and nobody knows how it ended."""
 
     code = "container_lost"
     hint = "Somebody removed it, or the engine lost its state; submit the job again."
@@ -59,33 +59,36 @@ async def run_container(
     limit_s: float,
     grace_s: float,
     start_gate: asyncio.Semaphore,
-    created: Callable[[str], None],
+    at_step: Callable[[str], None],
 ) -> Exit:
-    """Create, attach, start, and stay with it to its end.
+    """Create, attach, start, and stay with it to its end. Whoever calls removes it, also if a step fails.
 
-    Shape:  ``created`` is told the container's id as soon as it has one: whoever called removes it, also if a later
-            step fails.
-    Errors: EngineError if it cannot be created or started; ContainerLost.
+    Shape:  ``at_step`` is told the step that begins: ``create``, ``start``, ``wait``.
+    Errors: EngineError if it cannot be created or started; ContainerLost; Unavailable.
     """
+    at_step("create")
     container = await engine.create(body)
-    created(container)
     async with engine.attach(container) as chunks:
         async with start_gate:
+            at_step("start")
             await engine.start(container)
-        return await _stay(engine, container, pump, chunks, limit_s=limit_s, grace_s=grace_s)
+        at_step("wait")
+        return await _Watch(engine, container, pump).stay(chunks, limit_s, grace_s)
 
 
 async def follow_container(engine: Engine, container: str, pump: LogPump, *, limit_s: float, grace_s: float) -> Exit:
     """Take up a container that has been started before: its log from the start, then its end.
 
     Shape:  ``limit_s`` counts from the container's own start.
-    Errors: ContainerLost.
+    Errors: ContainerLost; Unavailable.
     """
-    state = await engine.inspect(container)
+    state = await insist(lambda: engine.inspect(container))
     if state is None:
         raise ContainerLost("the container is not there any more")
-    left_s = remaining_s(state, limit_s)
-    return await _stay(engine, container, pump, None, limit_s=left_s, grace_s=grace_s)
+    end = await _Watch(engine, container, pump).stay(None, remaining_s(state, limit_s), grace_s)
+    if end.duration_s >= limit_s and not end.timed_out:
+        return Exit(code=end.code, duration_s=end.duration_s, timed_out=True, oom_killed=end.oom_killed)
+    return end
 
 
 def remaining_s(state: ContainerState, limit_s: float) -> float:
@@ -93,98 +96,117 @@ def remaining_s(state: ContainerState, limit_s: float) -> float:
     return max(0.0, limit_s - (time.time() - state.started_at)) if state.started_at else limit_s
 
 
-async def _stay(
-    engine: Engine,
-    container: str,
-    pump: LogPump,
-    chunks: AsyncIterator[bytes] | None,
-    *,
-    limit_s: float,
-    grace_s: float,
-) -> Exit:
-    reader = asyncio.create_task(_read(engine, container, pump, chunks), name=f"log of {container[:12]}")
-    try:
-        timed_out = await _wait(engine, container, limit_s, grace_s)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(reader, _LAST_BYTES_S)
-    finally:
-        reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reader
-    state = await _insist(lambda: engine.inspect(container))
-    if state is None:
-        raise ContainerLost("the container was removed before its result could be read")
-    return Exit(
-        code=state.exit_code,
-        duration_s=max(0.0, state.finished_at - state.started_at),
-        timed_out=timed_out,
-        oom_killed=state.oom_killed,
-    )
+async def insist(ask: Callable[[], Awaitable[T]], lost: Callable[[], None] = lambda: None) -> T:
+    """Ask again while the engine cannot be reached, for a minute: engines restart, and containers may survive it.
 
-
-async def _wait(engine: Engine, container: str, limit_s: float, grace_s: float) -> bool:
-    """Wait for the end, and bring it about at the limit. True if it had to be."""
-    try:
-        async with asyncio.timeout(limit_s):
-            await _ended(engine, container)
-    except TimeoutError:
-        state = await _insist(lambda: engine.inspect(container))
-        if state is None or not state.running:
-            return False
-        await _insist(lambda: engine.stop(container, grace_s))
-        await _ended(engine, container)
-        return True
-    return False
-
-
-async def _ended(engine: Engine, container: str) -> None:
-    try:
-        await _insist(lambda: engine.wait(container))
-    except EngineError as error:
-        if error.status == 404:
-            raise ContainerLost("the container was removed while it ran") from error
-        raise
-
-
-async def _insist(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask again while the engine cannot be reached, for a minute: engines restart, and containers may survive it."""
+    Shape:  ``lost`` is called whenever an answer did not come.
+    Errors: Unavailable after that minute.
+    """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _ENGINE_BACK_S
+    give_up_at: float | None = None
     while True:
         asked_at = loop.time()
         try:
             return await ask()
         except Unavailable:
-            if asked_at - loop.time() < -_ENGINE_BACK_S:
-                deadline = loop.time() + _ENGINE_BACK_S
-            if loop.time() >= deadline:
+            now = loop.time()
+            lost()
+            if give_up_at is None or now - asked_at > _ENGINE_BACK_S:
+                give_up_at = now + _ENGINE_BACK_S
+            if now >= give_up_at:
                 raise
         await asyncio.sleep(_RETRY_S)
 
 
-async def _read(engine: Engine, container: str, pump: LogPump, chunks: AsyncIterator[bytes] | None) -> None:
-    """Feed the pump to the end of the stream, from the attached stream first, else (and after a break) the stored."""
-    if chunks is not None and await _drain(chunks, pump, stored=False):
-        return
-    pump.restart()
-    while True:
-        with contextlib.suppress(Unavailable):
-            async with _stored(engine, container) as stored:
-                if await _drain(stored, pump, stored=True):
-                    return
-        pump.restart()
-        await asyncio.sleep(_RETRY_S)
+class _Watch:
+    """One started container under observation."""
 
+    def __init__(self, engine: Engine, container: str, pump: LogPump) -> None:
+        self._engine = engine
+        self._container = container
+        self._pump = pump
+        self._lost_contact = False
 
-def _stored(engine: Engine, container: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-    return engine.logs(container)
+    async def stay(self, chunks: AsyncIterator[bytes] | None, limit_s: float, grace_s: float) -> Exit:
+        """Until it has ended and its last bytes are here."""
+        reader = asyncio.create_task(self._read(chunks), name=f"log of {self._container[:12]}")
+        try:
+            timed_out = await self._wait(limit_s, grace_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reader, _LAST_BYTES_S)
+            if self._lost_contact and chunks is not None:
+                await self._read_stored()
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
+        state = await insist(lambda: self._engine.inspect(self._container))
+        if state is None:
+            raise ContainerLost("the container was removed before its result could be read")
+        return Exit(
+            code=state.exit_code,
+            duration_s=max(0.0, state.finished_at - state.started_at),
+            timed_out=timed_out,
+            oom_killed=state.oom_killed,
+        )
 
-
-async def _drain(chunks: AsyncIterator[bytes], pump: LogPump, *, stored: bool) -> bool:
-    """True at the end of the stream, False if the connection broke before."""
-    try:
-        async for chunk in chunks:
-            pump.feed(chunk, stored=stored)
-    except aiohttp.ClientError:
+    async def _wait(self, limit_s: float, grace_s: float) -> bool:
+        """Wait for the end, and bring it about at the limit. True if it had to be."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._ended()
+        except TimeoutError:
+            return await self._end(grace_s)
         return False
-    return True
+
+    async def _end(self, grace_s: float) -> bool:
+        state = await insist(lambda: self._engine.inspect(self._container))
+        if state is None or not state.running:
+            return False
+        with contextlib.suppress(EngineError):
+            await insist(lambda: self._engine.stop(self._container, grace_s), self._lose_contact)
+        try:
+            async with asyncio.timeout(_KILL_S):
+                await self._ended()
+        except TimeoutError as error:
+            raise ContainerLost(f"the container did not end within {_KILL_S:.0f} s after it was killed") from error
+        return True
+
+    async def _ended(self) -> None:
+        try:
+            await insist(lambda: self._engine.wait(self._container), self._lose_contact)
+        except EngineError as error:
+            if error.status == 404:
+                raise ContainerLost("the container was removed while it ran") from error
+            raise
+
+    def _lose_contact(self) -> None:
+        self._lost_contact = True
+
+    async def _read(self, chunks: AsyncIterator[bytes] | None) -> None:
+        """Feed the pump to the end of the attached stream; without one, or after it broke, from the stored log."""
+        if chunks is None or not await self._drain(chunks, stored=False):
+            await self._read_stored()
+
+    async def _read_stored(self) -> None:
+        """The whole log from its start; the pump leaves out what it has had."""
+        while True:
+            self._pump.restart()
+            try:
+                async with self._engine.logs(self._container) as chunks:
+                    if await self._drain(chunks, stored=True):
+                        return
+            except EngineError as error:
+                self._pump.add(f"[asman] the rest of the log cannot be read: {error.message}")
+                return
+            except Unavailable:
+                self._lose_contact()
+            await asyncio.sleep(_RETRY_S)
+
+    async def _drain(self, chunks: AsyncIterator[bytes], *, stored: bool) -> bool:
+        """True at the end of the stream, False if the connection broke before."""
+        try:
+            async for chunk in chunks:
+                self._pump.feed(chunk, stored=stored)
+        except aiohttp.ClientError:
+            return False
+        return True

@@ -22,9 +22,10 @@ from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
+
 from asman.errors import AsmanError, BadDefinition, HashMismatch, LimitExceeded, Unavailable, clip
 from asman.units import show_bytes
-from yarl import URL
 
 __all__ = ["Transfer", "hash_in_url", "is_public"]
 

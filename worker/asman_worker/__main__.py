@@ -1,0 +1,5 @@
+"""``python -m asman_worker`` is ``asman worker``."""
+
+from asman_worker.cli import main
+
+main()

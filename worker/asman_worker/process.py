@@ -1,0 +1,186 @@
+"""The worker as a process: everything opened in order, run until told to stop, closed in reverse.
+
+Signals are the command's; here a stop is an event. The first asks for an orderly end: no more work, running jobs may
+finish within ``drain_s``, the rest is handed back to the server and stopped. Reports that the server has not answered
+stay on disk for the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from asman.errors import Unavailable
+from asman_worker.agent import Agent
+from asman_worker.config import WorkerConfig
+from asman_worker.docker import Engine
+from asman_worker.executor import Executor
+from asman_worker.fingerprint import Identity, hold_identity
+from asman_worker.gpu import choose, detect, parse_gpus
+from asman_worker.holdings import Holdings
+from asman_worker.limits import Grant, check_grant, default_memory_bytes
+from asman_worker.outbox import Outbox
+from asman_worker.reconcile import keep_clean, take_up_again
+from asman_worker.shelf import Shelf
+
+__all__ = ["read_grant", "run_worker"]
+
+_log = logging.getLogger(__name__)
+
+_LAST_REPORTS_S = 5.0
+
+
+async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
+    """The owner's words, completed by what the host has.
+
+    Errors: ConfigError, BadRequest for what cannot be kept; Unavailable if the engine does not answer.
+    """
+    info = await engine.info()
+    choice = parse_gpus(config.gpus)
+    wants_gpus = choice.count or choice.everything or choice.names
+    grant = Grant(
+        cores=config.cpus,
+        memory_bytes=config.memory_bytes or default_memory_bytes(info.memory_bytes),
+        gpus=choose(choice, await detect()) if wants_gpus else (),
+        max_duration_s=config.max_job_duration_s,
+        tags=frozenset(config.tags),
+        profile=config.profile,
+        images=config.allow_images,
+        network=config.network,
+    )
+    if config.max_outputs_bytes is not None:
+        grant = replace(grant, max_output_bytes=config.max_outputs_bytes)
+    check_grant(grant)
+    return grant
+
+
+async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> None:
+    """Serve the queues until ``stop`` is set (or the worker's number of jobs is done), then leave in good order.
+
+    Errors: ConfigError; Unavailable if the container engine does not answer at the start.
+    """
+    with hold_identity(
+        Path(config.data_directory), worker_id=config.worker_id, generate=config.generate_id
+    ) as identity:
+        async with Engine() as engine, aiohttp.ClientSession() as session:
+            await engine.ping()
+            grant = await read_grant(config, engine)
+            executor = Executor(
+                grant=grant,
+                worker_id=identity.worker_id,
+                data_directory=identity.directory,
+                docker=engine,
+                session=session,
+            )
+            async with _tasks() as spawn:
+                await _serve(config, stop, identity, executor, grant, session, spawn)
+            await executor.close()
+
+
+@asynccontextmanager
+async def _tasks() -> AsyncIterator[Any]:
+    """Tasks that the process owns; what is left at the end is cancelled and waited for."""
+    running: set[asyncio.Task[None]] = set()
+
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        running.add(task)
+        task.add_done_callback(running.discard)
+        return task
+
+    try:
+        yield spawn
+    finally:
+        for task in list(running):
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _serve(
+    config: WorkerConfig,
+    stop: asyncio.Event,
+    identity: Identity,
+    executor: Executor,
+    grant: Grant,
+    session: aiohttp.ClientSession,
+    spawn: Any,
+) -> None:
+    outbox, shelf = Outbox(identity.directory / "outbox"), Shelf(identity.directory / "held")
+    outbox.load()
+    holdings = Holdings(
+        executor=executor,
+        grant=grant,
+        outbox=outbox,
+        shelf=shelf,
+        worker_id=identity.worker_id,
+        most_jobs=config.ephemeral,
+        spawn=spawn,
+    )
+    agents = [
+        Agent(
+            config=config,
+            queue=queue,
+            worker_id=identity.worker_id,
+            holdings=holdings,
+            session=session,
+            arch=(await executor.engine_info()).arch,
+        )
+        for queue in config.queues
+    ]
+    followed = await take_up_again(executor, holdings, queues=config.queues, server=config.server)
+    _log.info(
+        "worker started",
+        extra={"worker": identity.worker_id, "cpus": grant.cores, "queues": len(agents), "taken_up": followed},
+    )
+    spawn(keep_clean(executor, holdings))
+    serving = [spawn(agent.run()) for agent in agents]
+    await _until_stopped(stop, holdings, serving)
+    await _leave(config, holdings, agents)
+
+
+async def _until_stopped(stop: asyncio.Event, holdings: Holdings, serving: list[asyncio.Task[None]]) -> None:
+    """Until a stop is asked for, or an ephemeral worker has done its jobs. An agent that fails ends the worker."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        while not stop.is_set():
+            if holdings.ledger.is_used_up and not holdings.keys and not len(holdings.outbox):
+                _log.info("all jobs of an ephemeral worker are done")
+                return
+            holdings.changed.clear()
+            changed = asyncio.create_task(holdings.changed.wait())
+            done, _ = await asyncio.wait({stopped, changed, *serving}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            for task in done & set(serving):
+                task.result()
+                raise Unavailable("the connection to the server ended for good")
+    finally:
+        stopped.cancel()
+
+
+async def _leave(config: WorkerConfig, holdings: Holdings, agents: list[Agent]) -> None:
+    """No more work; what runs may finish for a while; the rest is handed back; last reports are given a moment."""
+    _log.info("leaving", extra={"running": len(holdings.keys), "drain_s": config.drain_s})
+    for agent in agents:
+        agent.stop_taking()
+    await _wait_for(holdings, config.drain_s, lambda: not holdings.keys)
+    await asyncio.gather(*(agent.hand_back() for agent in agents))
+    await _wait_for(holdings, _LAST_REPORTS_S, lambda: not len(holdings.outbox))
+    if len(holdings.outbox):
+        _log.warning("reports are kept for the next start", extra={"reports": len(holdings.outbox)})
+
+
+async def _wait_for(holdings: Holdings, limit_s: float, is_so: Any) -> None:
+    try:
+        async with asyncio.timeout(limit_s):
+            while not is_so():
+                holdings.changed.clear()
+                await holdings.changed.wait()
+    except TimeoutError:
+        return
