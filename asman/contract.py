@@ -238,6 +238,13 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         {"attempt": _COUNT},
     ),
+    "StreamEvent": _object(
+        {
+            "event": _text(enum=["state", "build-log", "run-log", "final"]),
+            "id": _text("Attempt and the cursors of both logs: what Last-Event-ID takes.", pattern=r"^\d+-\d+-\d+$"),
+            "data": _text("JSON: {lines, cursor} for logs, else {state, reason?}.", contentMediaType=JSON),
+        }
+    ),
     "Submitted": _object(
         {"success": _YES, "jobId": _JOB_ID},
         {
@@ -595,7 +602,7 @@ ROUTES: tuple[Route, ...] = (
         replies={
             200: Reply(
                 text="Events build-log and run-log {lines, cursor}, state {state, reason?}, and at the end final.",
-                body=_text(),
+                body=_ref("StreamEvent"),
                 content_type="text/event-stream",
             )
         },

@@ -262,4 +262,5 @@ def check(url: str, verbose: bool) -> int:
     except ImportError as error:
         hint = 'pip install "asman[testing]"'
         raise ConfigError(f"the kits need what is not installed: {error.name}", hint=hint) from error
-    return check_backend(url, verbose=verbose)
+    status: int = check_backend(url, verbose=verbose)
+    return status

@@ -84,7 +84,18 @@ class Ending:
         where = f" on {plain(self.worker)}" if self.worker else ""
         status = f" with exit code {self.exit_code}" if self.exit_code is not None and self.outcome == "failed" else ""
         error = f": {plain(self.error)[:2000]}" if self.error else ""
-        return f"job {self.job_id[:12]} {self.outcome.replace('_', ' ')}{status}{took}{where}{error}"
+        return f"job {self.job_id[:12]} {_WORDS.get(self.outcome, self.outcome)}{status}{took}{where}{error}"
+
+
+_WORDS: Mapping[str, str] = {
+    Outcome.TIMED_OUT: "timed out",
+    Outcome.OUT_OF_MEMORY: "ran out of memory",
+    Outcome.CANCELLED: "was cancelled",
+    Outcome.REPLACED: "was replaced by a newer one",
+    Outcome.DELETED: "was deleted",
+    Outcome.WORKER_LOST: "was given up: its workers were lost",
+    Outcome.ERROR: "could not be run",
+}
 
 
 def exit_of(ending: Ending) -> int:

@@ -576,7 +576,7 @@ def test_the_last_sentence_says_what_happened_where_and_why() -> None:
         duration_ms=1500.0,
         outputs={},
     )
-    assert ending.sentence() == "job aaaaaaaaaaaa out of memory after 1.5s on w1: killed?[2J"
+    assert ending.sentence() == "job aaaaaaaaaaaa ran out of memory after 1.5s on w1: killed?[2J"
 
 
 # --- without a server ------------------------------------------------------------------------------------------------

@@ -63,13 +63,20 @@ SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP)
 
 @SCHEMA.hook
 def map_path_parameters(context: schemathesis.HookContext, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Let about half of the requests meet what exists; which half depends on the generated value alone."""
-    gives_up = context.operation is not None and context.operation.label.startswith(("DELETE", "POST"))
-    known = {"jobId": JOB_IDS, "queue": [GIVEN_UP if gives_up else QUEUE], "key": [KEY], "name": FILES}
+    """Let about half of the requests meet what exists; which half depends on the generated value alone.
+
+    A stream is followed to its end, so it gets jobs that have ended and no others.
+    """
+    label = context.operation.label if context.operation is not None else ""
+    known = {"jobId": JOB_IDS, "queue": [QUEUE], "key": [KEY], "name": FILES}
+    if label.startswith(("DELETE", "POST")):
+        known["queue"] = [GIVEN_UP]
+    if label.endswith("/stream"):
+        known["jobId"] = [JOB_IDS[0], JOB_IDS[-1]]
     for name, choices in known.items():
         if parameters and name in parameters:
             digest = hashlib.sha256(repr(parameters[name]).encode()).digest()
-            if digest[0] % 2:
+            if digest[0] % 2 or label.endswith("/stream"):
                 parameters[name] = choices[digest[1] % len(choices)]
     return parameters
 
