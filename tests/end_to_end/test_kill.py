@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_fifty_kills_lose_nothing_and_leave_nothing(
                 time.sleep(0.25)
             cluster.kill_one(chance)
         assert number > 20, cluster.server.output
-        eventually("every job has a result", lambda: len(watcher.seen) == len(watcher.jobs), timeout_s=240, every_s=0.5)
+        eventually("every job has a result", lambda: _all_seen(watcher), timeout_s=240, every_s=0.5)
         watcher.stopped.set()
         watcher.join()
         assert watcher.changed == []
@@ -128,13 +129,12 @@ def test_fifty_kills_lose_nothing_and_leave_nothing(
         cluster.stop()
 
 
+def _all_seen(watcher: _Watcher) -> bool:
+    assert watcher.is_alive(), "the thread that reads results has died"
+    return len(watcher.seen) == len(watcher.jobs)
+
+
 def _own_containers(engine: DockerEngine) -> list[Any]:
     filters = '{"label":["asman.queue=' + QUEUE + '"]}'
-    found: list[Any] = json.loads(engine.request("GET", f"/containers/json?all=1&filters={_quoted(filters)}")[1])
+    found: list[Any] = json.loads(engine.request("GET", f"/containers/json?all=1&filters={quote(filters)}")[1])
     return found
-
-
-def _quoted(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import Process, eventually, call
+from processes import Process, call, eventually
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -42,6 +43,8 @@ def call(
             return answer.status, _decoded(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, _decoded(error.read())
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{url} broke off: {error!r}") from error
 
 
 def _decoded(data: bytes) -> Any:
@@ -56,7 +59,8 @@ class Process:
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         self.command = [sys.executable, "-m", "asman", *arguments]
-        self._log = tempfile.NamedTemporaryFile("w+b", prefix="asman-test-", suffix=".log", delete=False)
+        handle, self._log_path = tempfile.mkstemp(prefix="asman-test-", suffix=".log")
+        self._log = os.fdopen(handle, "wb")
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -73,7 +77,7 @@ class Process:
 
     @property
     def output(self) -> str:
-        return Path(self._log.name).read_text(errors="replace")
+        return Path(self._log_path).read_text(errors="replace")
 
     def is_running(self) -> bool:
         return self._process.poll() is None
@@ -105,7 +109,7 @@ class Process:
             self.terminate(15)
         self.kill()
         self._log.close()
-        Path(self._log.name).unlink(missing_ok=True)
+        Path(self._log_path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
