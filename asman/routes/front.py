@@ -23,6 +23,8 @@ __all__ = ["Front"]
 
 _JSON_BODY_S = 20.0
 _BLOB_PIECE_S = 30.0
+_READ_AWAY_S = 10.0
+_READ_AWAY_BYTES = 256 << 20
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -53,23 +55,24 @@ class Front:
 
     async def _submit(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, hub = await self._started()
-        headers = _headers(scope)
+        headers, body = _headers(scope), _Body(receive)
         args = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
         queue, prefer = scope["path"].split("/")[2], headers.get("prefer", "")
         try:
             _check(services, scope, headers)
-            body = await _whole_body(receive, headers, services.config.limits.json_body_bytes)
+            data = await body.whole(headers, services.config.limits.json_body_bytes)
             source = _source(services, scope, headers)
-            answer = await answer_submit(services, hub, queue, body, prefer=prefer, args=args, source=source)
+            answer = await answer_submit(services, hub, queue, data, prefer=prefer, args=args, source=source)
         except ClientGone:
             return
         except Exception as error:
             answer = error_answer(error, ref="submit")
+            await body.read_away(headers)
         await _send(services, scope, headers, send, answer)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         services, _ = await self._started()
-        headers = _headers(scope)
+        headers, body = _headers(scope), _Body(receive)
         key = scope["path"].split("/")[2]
         try:
             _check(services, scope, headers)
@@ -77,13 +80,73 @@ class Front:
             limit = services.config.limits.blob_bytes
             if limit and length.isdigit() and int(length) > limit:
                 raise LimitExceeded(f"the blob has {length} bytes; at most {limit} are allowed")
-            info = await ops.store_blob(services, key, _pieces(receive))
+            info = await ops.store_blob(services, key, body.pieces())
             answer = json_answer({"success": True, "key": info.key, "size": info.size_bytes, "sha256": info.sha256})
         except ClientGone:
             return
         except Exception as error:
             answer = error_answer(error, ref="upload")
+            await body.read_away(headers)
         await _send(services, scope, headers, send, answer)
+
+
+class _Body:
+    """The body of one request, read as fast as it is used."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_more = True
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self._has_more = message.get("more_body", False)
+        piece: bytes = message.get("body", b"")
+        return piece
+
+    async def whole(self, headers: dict[str, str], limit: int) -> bytes:
+        """All of a small body, within a time and a size."""
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise LimitExceeded(f"the body has {length} bytes; at most {limit} are allowed")
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(_JSON_BODY_S):
+                while self._has_more:
+                    parts.append(await self._next())
+                    size += len(parts[-1])
+                    if size > limit:
+                        raise LimitExceeded(f"the body has more than {limit} bytes, which is the most that is allowed")
+        except TimeoutError as error:
+            raise BadRequest(f"the body took longer than {_JSON_BODY_S:.0f} s to arrive") from error
+        return b"".join(parts)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """A body of any size, piece by piece; a caller that goes silent is given up."""
+        while self._has_more:
+            try:
+                async with asyncio.timeout(_BLOB_PIECE_S):
+                    piece = await self._next()
+            except TimeoutError as error:
+                raise BadRequest(f"nothing of the body came for {_BLOB_PIECE_S:.0f} s") from error
+            if piece:
+                yield piece
+
+    async def read_away(self, headers: dict[str, str]) -> None:
+        """After a refusal: take what the caller still sends, within bounds.
+
+        Most clients read the answer only when they have sent everything; closing on them would hide the reason.
+        """
+        if headers.get("expect", "").lower() == "100-continue":
+            return
+        size = 0
+        try:
+            async with asyncio.timeout(_READ_AWAY_S):
+                while self._has_more and size < _READ_AWAY_BYTES:
+                    size += len(await self._next())
+        except (TimeoutError, ClientGone):
+            return
 
 
 def _is_submit(pieces: list[str]) -> bool:
@@ -107,43 +170,6 @@ def _check(services: Services, scope: Scope, headers: dict[str, str]) -> None:
     if "content-length" in headers and "transfer-encoding" in headers:
         raise BadRequest("the request has both Content-Length and Transfer-Encoding", hint="Send one of them.")
     check_host_and_origin(services.config, scope["method"], headers.get("origin", ""), headers.get("host", ""))
-
-
-async def _whole_body(receive: Receive, headers: dict[str, str], limit: int) -> bytes:
-    """All of a small body, within a time and a size."""
-    length = headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
-        raise LimitExceeded(f"the body has {length} bytes; at most {limit} are allowed")
-    parts, size, more = [], 0, True
-    try:
-        async with asyncio.timeout(_JSON_BODY_S):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise LimitExceeded(f"the body has more than {limit} bytes, which is the most that is allowed")
-                more = message.get("more_body", False)
-    except TimeoutError as error:
-        raise BadRequest(f"the body took longer than {_JSON_BODY_S:.0f} s to arrive") from error
-    return b"".join(parts)
-
-
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(_BLOB_PIECE_S):
-                message = await receive()
-        except TimeoutError as error:
-            raise BadRequest(f"nothing of the body came for {_BLOB_PIECE_S:.0f} s") from error
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        if message.get("body"):
-            yield message["body"]
-        if not message.get("more_body"):
-            return
 
 
 async def _send(services: Services, scope: Scope, headers: dict[str, str], send: Send, answer: Answer) -> None:
