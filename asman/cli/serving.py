@@ -137,7 +137,7 @@ async def _keep_worker(queue: str, url: str, options: tuple[str, ...], stop: asy
     failures = 0
     while not stop.is_set():
         began = time.monotonic()
-        status = await _run_worker([queue, "--server", url, *options], stop)
+        status = await _run_worker([queue, "--server", url, *_lent(os.environ), *options], stop)
         if stop.is_set():
             return None
         failures = 1 if time.monotonic() - began > _STABLE_S else failures + 1
@@ -155,6 +155,11 @@ def _can_start_worker() -> bool:
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("asman_worker", "aiodocker"))
+
+
+def _lent(environ: Mapping[str, str]) -> list[str]:
+    """On one's own machine all cores are lent, unless the environment says otherwise; options given win over both."""
+    return [] if environ.get("ASMAN_WORKER_CPUS") else ["--cpus", str(os.cpu_count() or 1)]
 
 
 async def _engine_there(stop: asyncio.Event) -> bool:
