@@ -46,11 +46,11 @@ class _Cluster:
 
     def kill_one(self, chance: random.Random) -> None:
         if chance.random() < 0.4:
-            self.server.kill()
+            self.server.discard()
             self.server = self._serve()
         else:
             number = chance.randrange(2)
-            self.workers[number].kill()
+            self.workers[number].discard()
             self.workers[number] = self._work(number)
 
     def stop(self) -> None:

@@ -107,6 +107,10 @@ class Process:
     def __exit__(self, *error: object) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
             self.terminate(15)
+        self.discard()
+
+    def discard(self) -> None:
+        """SIGKILL, and its output goes too."""
         self.kill()
         self._log.close()
         Path(self._log_path).unlink(missing_ok=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class Connected:
     knows_as: str | None = None
     """What PONG calls the worker; None: the id it registered."""
     answers_pings: bool = True
+    answer: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
+    """Called with every message, for what a server answers without being told by the test."""
     _came: asyncio.Condition = field(default_factory=asyncio.Condition)
     _read: int = 0
 
@@ -124,6 +127,8 @@ class Connected:
         else:
             raw = json.loads(text)
             message = (raw["type"], raw.get("payload") or {})
+            if self.answer is not None:
+                await self.answer(*message)
         async with self._came:
             self.said.append(message)
             self._came.notify_all()
@@ -216,7 +221,7 @@ class LocalHost:
         found = self.processes.pop(key, None)
         if found is not None:
             with suppress(ProcessLookupError):
-                found.process.send_signal(signal.SIGKILL)
+                os.killpg(found.process.pid, signal.SIGKILL)
             await found.ended.wait()
 
     async def close(self) -> None:
