@@ -6,6 +6,7 @@ command line's help, ``asman config`` and the README are made from it. Nothing i
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -277,7 +278,7 @@ def load_config(
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config file {file}: {error}") from error
 
 
@@ -289,19 +290,35 @@ def _read(setting: Setting, value: Any, where: str) -> Any:
             case "size":
                 return parse_size_bytes(value)
             case "whole":
-                return int(value)
+                return _whole(value)
             case "list":
                 parts = value.split(",") if isinstance(value, str) else value
                 return tuple(str(p).strip() for p in parts if str(p).strip())
             case _:
-                return str(value)
-    except (ValueError, AsmanError) as error:
+                return _text(value)
+    except (TypeError, ValueError, OverflowError, AsmanError) as error:
         raise ConfigError(f"{setting.name} is {clip(value)} ({where}): {error}") from error
 
 
 def _seconds(value: Any) -> float:
     """A setting's bare number is seconds; text with a unit is a duration."""
     try:
-        return float(value)
+        seconds = float(value)
     except ValueError:
         return parse_duration_s(value)
+    if isinstance(value, bool) or not 0 <= seconds < math.inf:
+        raise ValueError("a duration of 0 or more was expected")
+    return seconds
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, bool) or number < 0 or (isinstance(value, float) and value != number):
+        raise ValueError("a whole number of 0 or more was expected")
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, (str, int, float, Path)) or isinstance(value, bool):
+        raise ValueError("text was expected")
+    return str(value)

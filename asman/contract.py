@@ -13,7 +13,8 @@ Source: published HTTP interface, route table and bodies; the additions are this
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asman import errors
@@ -23,62 +24,62 @@ from asman.job import Outcome, Reason, State
 
 __all__ = ["ROUTES", "SCHEMAS", "WEBSOCKETS", "Reply", "Route", "openapi"]
 
-Schema = dict[str, Any]
+_Schema = dict[str, Any]
 
-JSON = "application/json"
-TEXT = "text/plain"
-BYTES = "*/*"
+_JSON = "application/json"
+_TEXT = "text/plain"
+_BYTES = "*/*"
 
 
 # --- writing schemas -------------------------------------------------------------------------------------------------
 
 
-def _ref(name: str) -> Schema:
+def _ref(name: str) -> _Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None, **more: Any) -> Schema:
-    schema: Schema = {"type": "object", "properties": {**required, **(optional or {})}}
+def _object(required: Mapping[str, _Schema], optional: Mapping[str, _Schema] | None = None, **more: Any) -> _Schema:
+    schema: _Schema = {"type": "object", "properties": {**required, **(optional or {})}}
     if required:
         schema["required"] = list(required)
     return {**schema, **more}
 
 
-def _map(values: Schema, **more: Any) -> Schema:
+def _map(values: _Schema, **more: Any) -> _Schema:
     return {"type": "object", "additionalProperties": values, **more}
 
 
-def _list(items: Schema, **more: Any) -> Schema:
+def _list(items: _Schema, **more: Any) -> _Schema:
     return {"type": "array", "items": items, **more}
 
 
-def _text(description: str = "", **more: Any) -> Schema:
+def _text(description: str = "", **more: Any) -> _Schema:
     return {"type": "string", **({"description": description} if description else {}), **more}
 
 
-def _one_of(values: type[State] | type[Reason] | type[Outcome], **more: Any) -> Schema:
+def _one_of(values: type[Reason] | type[Outcome], **more: Any) -> _Schema:
     return {"type": "string", "enum": [member.value for member in values], **more}
 
 
-def _or_null(schema: Schema) -> Schema:
+def _or_null(schema: _Schema) -> _Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _data(schema: Schema) -> Schema:
+def _data(schema: _Schema) -> _Schema:
     """Most answers put what was asked for into ``data``."""
     return _object({"data": schema})
 
 
-_YES: Schema = {"const": True}
-_FLAG: Schema = {"type": "boolean"}
-_WHOLE: Schema = {"type": "integer"}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_NUMBER: Schema = {"type": "number"}
-_ANY: Schema = {}
-_MS: Schema = {"type": "integer", "description": "Milliseconds since the epoch, UTC."}
-_AMOUNT: Schema = {"type": ["string", "number", "null"]}
-_WORDS: Schema = {"type": ["string", "array", "null"], "items": {"type": "string"}}
-_OPTIONAL_TEXT: Schema = {"type": ["string", "null"]}
+_YES: _Schema = {"const": True}
+_FLAG: _Schema = {"type": "boolean"}
+_WHOLE: _Schema = {"type": "integer"}
+_COUNT: _Schema = {"type": "integer", "minimum": 0}
+_NUMBER: _Schema = {"type": "number"}
+_MS: _Schema = {"type": "integer", "description": "Milliseconds since the epoch, UTC."}
+_AMOUNT: _Schema = {"type": ["string", "number", "null"]}
+_WORDS: _Schema = {"type": ["string", "array", "null"], "items": {"type": "string"}}
+_OPTIONAL_TEXT: _Schema = {"type": ["string", "null"]}
+_QUEUE = {"type": "string", "pattern": "^[A-Za-z0-9._~-]{1,128}$", "not": {"enum": [".", ".."]}}
 _JOB_ID = _text("sha256 of the definition's canonical JSON, as 64 lowercase hex digits.", pattern="^[0-9a-f]{64}$")
 
 
@@ -90,18 +91,24 @@ def _codes() -> list[str]:
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
-_STATE = _one_of(State) | {"enum": [state.value for state in State if state is not State.ABSENT]}
+_STATE = _text(enum=[state.value for state in State if state is not State.ABSENT])
 
-_RECORD_OPTIONAL: dict[str, Schema] = {
+_RECORD: dict[str, _Schema] = {
     "queuedTime": _MS,
+    "state": _STATE,
+    "time": _MS,
     "worker": _text("The worker that holds the job or held it last; empty if none has."),
     "namespaces": _list(_text()),
     "attempt": _COUNT | {"description": "Rises with every claim; results of older attempts are refused."},
     "generation": _COUNT | {"description": "Rises with every submit that starts the job anew."},
     "expiresAt": _MS,
-    "leaseUntil": _MS,
+}
+_END: dict[str, _Schema] = {
     "finishedReason": _one_of(Reason),
     "outcome": _one_of(Outcome, description="What really happened, a non-zero exit code included."),
+}
+_RECORD_MORE: dict[str, _Schema] = {
+    "leaseUntil": _MS,
     "exitCode": _WHOLE,
     "message": _text(),
     "debug": _FLAG,
@@ -109,7 +116,6 @@ _RECORD_OPTIONAL: dict[str, Schema] = {
     "tags": _list(_text()),
     "attempts": _list(_ref("Attempt")),
 }
-_RECORD = _object({"state": _STATE, "time": _MS}, _RECORD_OPTIONAL)
 _FINISHED = _object(
     {"reason": _one_of(Reason)},
     {
@@ -123,11 +129,15 @@ _FINISHED = _object(
     },
 )
 
-SCHEMAS: Mapping[str, Schema] = {
+SCHEMAS: Mapping[str, _Schema] = {
     "DataRef": _object(
         {"value": {"description": "Text; for the type json any value."}},
         {
-            "type": {"type": ["string", "null"], "enum": [*sorted(REF_TYPES), None], "description": "Default utf8."},
+            "type": {
+                "type": ["string", "null"],
+                "enum": [*sorted(REF_TYPES), "", None],
+                "description": "Default utf8.",
+            },
             "hash": {"type": ["string", "null"], "description": "sha256 of the content; no part of the job's id."},
         },
         description="A file: its content, or where it is (a url, or the key of a blob of this server).",
@@ -135,7 +145,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "Definition": _object(
         {},
         {
-            "v": {"type": ["number", "string", "null"]},
+            "v": {"type": ["number", "string", "boolean", "null"]},
             "image": _OPTIONAL_TEXT | {"description": "Image to run; without it, build."},
             "build": {
                 "type": ["object", "null"],
@@ -168,6 +178,7 @@ SCHEMAS: Mapping[str, Schema] = {
                 },
             },
         },
+        anyOf=[{"required": ["image"]}, {"required": ["build"]}],
         additionalProperties=True,
         description="What to run. Members that are not listed are kept, have no effect and are warned about.",
     ),
@@ -197,7 +208,7 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         additionalProperties=False,
     ),
-    "CopyJob": _object({"queue": _text("The target queue.")}, {"control": _or_null(_ref("Control"))}),
+    "CopyJob": _object({"queue": _QUEUE}, {"control": _or_null(_ref("Control"))}),
     "Attempt": _object(
         {
             "attempt": _COUNT,
@@ -207,7 +218,9 @@ SCHEMAS: Mapping[str, Schema] = {
             "how": _text("reported, lost, released, cancelled, replaced, deleted or taken_over."),
         }
     ),
-    "QueueRecord": _RECORD | {"description": "A job in a listing. Members that do not apply are left out."},
+    "QueueRecord": _object(
+        _RECORD, {**_END, **_RECORD_MORE}, description="A job in a listing. Members that do not apply are left out."
+    ),
     "RunResult": _object(
         {},
         {
@@ -220,8 +233,11 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         additionalProperties=True,
     ),
-    "FinishedRecord": _object({**_RECORD["properties"], "finished": _FINISHED})
-    | {"required": ["state", "time", "finished"], "description": "The whole record of a job that left a result."},
+    "FinishedRecord": _object(
+        {**_RECORD, **_END, "finished": _FINISHED},
+        _RECORD_MORE,
+        description="The whole record of a job that left a result.",
+    ),
     "LogLine": {
         "type": "array",
         "description": "Text, milliseconds since the epoch, and true for the error stream.",
@@ -235,21 +251,24 @@ SCHEMAS: Mapping[str, Schema] = {
             "sliceStart": _COUNT | {"description": "Index of the first line here."},
             "nextCursor": _COUNT | {"description": "Ask with since=nextCursor for what comes next."},
             "isFinal": _FLAG | {"description": "The job has ended: no more lines come."},
-        },
-        {"attempt": _COUNT},
+            "attempt": _COUNT | {"description": "A new attempt starts again at 0."},
+        }
     ),
     "StreamEvent": _object(
         {
             "event": _text(enum=["state", "build-log", "run-log", "final"]),
             "id": _text("Attempt and the cursors of both logs: what Last-Event-ID takes.", pattern=r"^\d+-\d+-\d+$"),
-            "data": _text("JSON: {lines, cursor} for logs, else {state, reason?}.", contentMediaType=JSON),
+            "data": _text("JSON: {lines, cursor} for logs, else {state, reason?}.", contentMediaType=_JSON),
         }
     ),
     "Submitted": _object(
-        {"success": _YES, "jobId": _JOB_ID},
         {
+            "success": _YES,
+            "jobId": _JOB_ID,
             "cached": _FLAG | {"description": "A stored result answers; nothing will run."},
             "state": _STATE,
+        },
+        {
             "warnings": _list(_text()),
             "job": _ref("QueueRecord"),
             "data": _or_null(_ref("FinishedRecord"))
@@ -264,8 +283,10 @@ SCHEMAS: Mapping[str, Schema] = {
             "cached": _FLAG,
             "wouldRun": {"type": ["boolean", "null"], "description": "Would a worker that is connected here take it?"},
             "workers": _COUNT | {"description": "How many workers are connected here."},
+            "fitting": _list(_text("A worker that would take it.")),
+            "state": _or_null(_STATE) | {"description": "What it is now; null if it is not known in this queue."},
         },
-        {"state": _or_null(_STATE), "fitting": _list(_text()), "warnings": _list(_text())},
+        {"warnings": _list(_text())},
     ),
     "Job": _object(
         {"definition": _ref("Definition")},
@@ -274,47 +295,50 @@ SCHEMAS: Mapping[str, Schema] = {
     "Cancelled": {
         "anyOf": [
             _object(
-                {"success": _YES, "jobId": _JOB_ID, "namespace": _text()},
+                {
+                    "success": _YES,
+                    "jobId": _JOB_ID,
+                    "namespace": _text(),
+                    "state": _STATE,
+                    "namespaces": _list(_text("Who wants it still.")),
+                }
+            ),
+            _object(
+                {"message": _text("Why there was nothing to cancel.")},
                 {"state": _STATE, "namespaces": _list(_text())},
             ),
-            _object({"message": _text("Why there was nothing to cancel.")}),
         ]
     },
-    "Done": _object({"success": _YES}, {"jobId": _JOB_ID}),
+    "Deleted": _object({"success": _YES, "jobId": _JOB_ID, "state": _STATE, "namespaces": _list(_text())}),
+    "Copied": _object({"success": _YES, "jobId": _JOB_ID, "cached": _FLAG}),
     "Why": _object(
         {
-            "state": _STATE,
-            "position": {"type": ["integer", "null"], "description": "Jobs queued before it; null if it waits not."},
-            "workers": _list(
-                _object(
-                    {
-                        "id": _text(),
-                        "fits": _FLAG,
-                        "rules": _list(
-                            _object(
-                                {"rule": _text(), "passed": _FLAG, "asked": _text(), "has": _text()},
-                                {"freeNow": _text()},
-                            )
-                        ),
-                    },
-                    {"free": _FLAG},
-                )
-            ),
-            "reason": _text("The answer in one sentence."),
-        },
-        {
             "jobId": _JOB_ID,
+            "state": _STATE,
+            "position": {"type": ["integer", "null"], "description": "Jobs before it; null if it does not wait."},
             "queuedTime": _MS,
             "waitedSeconds": {"type": ["number", "null"]},
             "attempt": _COUNT,
-        },
+            "workers": _list(_ref("WorkerFit")),
+            "reason": _text("The answer in one sentence."),
+        }
     ),
-    "Stored": _object({"key": _text(), "size": _COUNT}, {"success": _YES, "sha256": _text()}),
+    "WorkerFit": _object(
+        {
+            "id": _text(),
+            "fits": _FLAG | {"description": "It would take the job if it were idle."},
+            "free": _FLAG | {"description": "It would take it now."},
+            "rules": _list(
+                _object({"rule": _text(), "passed": _FLAG, "asked": _text(), "has": _text(), "freeNow": _text()})
+            ),
+        }
+    ),
+    "Stored": _object({"success": _YES, "key": _text(), "size": _COUNT, "sha256": _text()}),
     "Exists": _object({"exists": _FLAG}),
     "SignedUrl": _object({"url": _text(), "ref": _ref("DataRef")}),
     "Status": _object(
         {
-            "jobs": _map(_object({"state": _STATE}, _RECORD_OPTIONAL)),
+            "jobs": _map(_ref("QueueRecord")),
             "otherServers": _map({"type": "object"}),
             "localWorkers": _map(
                 _object({"id": _text()}, {"cpus": _NUMBER, "gpus": _NUMBER, "queue": {"type": "object"}})
@@ -324,13 +348,13 @@ SCHEMAS: Mapping[str, Schema] = {
                 {
                     "address": _text("The queue."),
                     "serverId": _text(),
+                    "broadcastChannel": _text("How servers tell each other of changes."),
                     "jobCount": _COUNT,
                     "localWorkerCount": _COUNT,
                     "otherWorkerCount": _COUNT,
                     "clientCount": _COUNT,
                     "jobStates": _list(_object({"id": _text(), "state": _STATE, "worker": _text()})),
-                },
-                {"broadcastChannel": _text()},
+                }
             ),
         }
     ),
@@ -349,15 +373,15 @@ SCHEMAS: Mapping[str, Schema] = {
 # --- parameters ------------------------------------------------------------------------------------------------------
 
 
-def _parameter(where: str, name: str, schema: Schema, description: str) -> Schema:
+def _parameter(where: str, name: str, schema: _Schema, description: str) -> _Schema:
     return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": description}
 
 
-_PARAMETERS: Mapping[str, Schema] = {
+_PARAMETERS: Mapping[str, _Schema] = {
     "queue": _parameter(
         "path",
         "queue",
-        {"type": "string", "pattern": "^[A-Za-z0-9._~-]{1,128}$", "not": {"enum": [".", ".."]}},
+        _QUEUE,
         "The queue; it exists from its first use, and knowing its name is the key to it.",
     ),
     "jobId": _parameter("path", "jobId", _JOB_ID, "The job."),
@@ -373,6 +397,9 @@ _PARAMETERS: Mapping[str, Schema] = {
     "namespace": _parameter("query", "namespace", _text(), "Who gives up the job; default _, and * for all."),
     "deleteFor": _parameter("query", "namespace", _text(), "Who gives up the job; default *, which is all."),
     "message": _parameter("query", "message", _text(), "Why; kept with the job."),
+    "saveAs": _parameter("query", "name", _text(), "File name to save as; it chooses the content type too."),
+    "buildSince": _parameter("query", "build_since", _COUNT, "Build log lines that the caller has."),
+    "runSince": _parameter("query", "run_since", _COUNT, "Run log lines that the caller has."),
     "dryRun": _parameter("query", "dry_run", _text(), "1: say what a submit would do, and do nothing."),
     "prefer": _parameter(
         "header", "Prefer", _text(examples=["wait=30"]), "wait=SECONDS: answer with the result if it comes in time."
@@ -382,7 +409,7 @@ _PARAMETERS: Mapping[str, Schema] = {
     "lastEventId": _parameter("header", "Last-Event-ID", _text(), "Resume behind this event."),
 }
 
-_HEADERS: Mapping[str, Schema] = {
+_HEADERS: Mapping[str, _Schema] = {
     "Accept-Ranges": {"schema": {"const": "bytes"}},
     "Content-Disposition": {"schema": _text(), "description": "Attachment, unless the type is safe to show."},
     "Content-Range": {"schema": _text()},
@@ -413,13 +440,12 @@ _ERRORS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer. Shape: ``body`` is a schema, None for no body; ``more`` maps further content types to schemas."""
+    """One answer. Shape: ``body`` is a schema: None for no body at all, empty for any bytes."""
 
     text: str
-    body: Schema | None = None
-    content_type: str = JSON
+    body: _Schema | None = None
+    content_type: str = _JSON
     headers: tuple[str, ...] = ()
-    more: Mapping[str, Schema] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -453,13 +479,13 @@ class Route:
         return replace(scoped, errors=(*self.errors, *more_errors), detail="Looks at this queue only. " + self.detail)
 
 
-def _ok(text: str, schema: Schema) -> Mapping[int, Reply]:
+def _ok(text: str, schema: _Schema) -> Mapping[int, Reply]:
     return {200: Reply(text=text, body=schema)}
 
 
 _FILE_HEADERS = ("Content-Disposition", "Content-Security-Policy", "X-Content-Type-Options")
 _RANGE_HEADERS = ("Accept-Ranges", "ETag", *_FILE_HEADERS)
-_FILE = Reply(text="The bytes.", body={}, content_type=BYTES, headers=_FILE_HEADERS)
+_FILE = Reply(text="The bytes.", body={}, content_type=_BYTES, headers=_FILE_HEADERS)
 _ELSEWHERE = Reply(text="The bytes are at another address.", headers=("Location",))
 
 _SUBMIT = Route(
@@ -520,7 +546,7 @@ _OUTPUT = Route(
     summary="One output file",
     tag="files",
     replies={200: _FILE, 302: _ELSEWHERE},
-    errors=(400, 404, 409, 410),
+    errors=(400, 404, 410, 422),
 )
 _INPUT = replace(_OUTPUT, name="get_input", path="/j/{jobId}/inputs/{name}", summary="One input file")
 _RUN_LOGS = Route(
@@ -546,7 +572,7 @@ _CANCEL = Route(
     summary="Give a job up, for one namespace or for all",
     tag="jobs",
     replies=_ok("Done; a message alone if there was nothing to cancel.", _ref("Cancelled")),
-    errors=(400, 404, 409),
+    errors=(400, 404, 410),
     takes=("namespace", "message"),
     detail="Final at once when no other namespace holds the job.",
 )
@@ -566,7 +592,7 @@ _METRICS = Route(
     summary="Metrics of a queue, for autoscalers",
     tag="server",
     replies={
-        200: Reply(text="Prometheus text; queue_length counts Queued and Running.", body=_text(), content_type=TEXT)
+        200: Reply(text="Prometheus text; queue_length counts Queued and Running.", body=_text(), content_type=_TEXT)
     },
     errors=(400,),
 )
@@ -606,8 +632,8 @@ ROUTES: tuple[Route, ...] = (
                 content_type="text/event-stream",
             )
         },
-        errors=(400, 410),
-        takes=("lastEventId",),
+        errors=(400,),
+        takes=("lastEventId", "buildSince", "runSince"),
         detail="All that is known is sent first. A comment every 15 s keeps the connection.",
     ),
     Route(
@@ -635,7 +661,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Who wants a job",
         tag="jobs",
         replies=_ok("Sorted; empty for an unknown job.", _data(_list(_text()))),
-        errors=(400, 410),
+        errors=(400,),
     ),
     _CANCEL,
     replace(
@@ -648,7 +674,7 @@ ROUTES: tuple[Route, ...] = (
         path="/q/{queue}/j/{jobId}",
         summary="Drop a job with its result and logs",
         tag="jobs",
-        replies=_ok("Gone, or still held by other namespaces.", _ref("Done")),
+        replies=_ok("Gone, unless other namespaces hold it still.", _ref("Deleted")),
         errors=(400, 404, 409),
         takes=("deleteFor",),
     ),
@@ -658,7 +684,7 @@ ROUTES: tuple[Route, ...] = (
         path="/j/{jobId}/copy",
         summary="Put a known job on another queue",
         tag="jobs",
-        replies=_ok("Queued there; a stored result travels with it.", _ref("Done")),
+        replies=_ok("Queued there; a stored result travels with it.", _ref("Copied")),
         errors=(400, 404, 409, 410, 413, 422, 429, 507),
         body="CopyJob",
     ),
@@ -689,7 +715,7 @@ ROUTES: tuple[Route, ...] = (
             304: Reply(text="The caller has it.", headers=("ETag",)),
         },
         errors=(400, 404, 410, 416),
-        takes=("range", "ifNoneMatch"),
+        takes=("saveAs", "range", "ifNoneMatch"),
     ),
     Route(
         name="head_blob",
@@ -740,6 +766,17 @@ ROUTES: tuple[Route, ...] = (
         deprecated=True,
         detail="Use GET /f/{key}.",
     ),
+    Route(
+        name="get_blob_alias",
+        method="GET",
+        path="/api/v1/download/{key}",
+        summary="Where older definitions find a blob",
+        tag="files",
+        replies={302: _ELSEWHERE},
+        errors=(400, 404),
+        deprecated=True,
+        detail="Use GET /f/{key}.",
+    ),
     _STATUS,
     _STATUS.at("/{queue}/status", "get_status_alias", deprecated=True),
     _METRICS,
@@ -750,7 +787,7 @@ ROUTES: tuple[Route, ...] = (
         path="/metrics",
         summary="Metrics of the whole server",
         tag="server",
-        replies={200: Reply(text="Prometheus text; no queue is named.", body=_text(), content_type=TEXT)},
+        replies={200: Reply(text="Prometheus text; no queue is named.", body=_text(), content_type=_TEXT)},
     ),
     Route(
         name="is_alive",
@@ -758,7 +795,7 @@ ROUTES: tuple[Route, ...] = (
         path="/healthz",
         summary="Is the process alive?",
         tag="server",
-        replies={200: Reply(text="OK.", body={"const": "OK"}, content_type=TEXT)},
+        replies={200: Reply(text="OK.", body={"const": "OK"}, content_type=_TEXT)},
     ),
     Route(
         name="is_ready",
@@ -766,7 +803,7 @@ ROUTES: tuple[Route, ...] = (
         path="/readyz",
         summary="Can the server take jobs? Asks its stores",
         tag="server",
-        replies=_ok("Yes; 503 if not.", {"type": "object"}),
+        replies=_ok("Yes; 503 if not.", _object({"ready": _YES, "checks": _map(_text()), "version": _text()})),
     ),
     Route(
         name="get_contract",
@@ -837,7 +874,7 @@ def openapi(version: str, server_url: str = "") -> dict[str, Any]:
 
     Shape:  OpenAPI 3.1 as plain JSON data, made anew at each call. ``server_url`` empty: relative to the document.
     """
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {"title": "asman", "version": version, "description": _ABOUT, "license": {"name": "MIT"}},
         "servers": [{"url": server_url or "/"}],
@@ -851,6 +888,7 @@ def openapi(version: str, server_url: str = "") -> dict[str, Any]:
         },
         "x-websockets": [dict(socket) for socket in WEBSOCKETS],
     }
+    return deepcopy(document)
 
 
 def _paths() -> dict[str, Any]:
@@ -882,8 +920,8 @@ def _parameters(route: Route) -> list[str]:
     return ["namespaceInPath" if name == "namespace" else name for name in in_path] + list(route.takes)
 
 
-def _request_body(name: str) -> Schema:
-    content = {"application/octet-stream": {}} if name == "bytes" else {JSON: {"schema": _ref(name)}}
+def _request_body(name: str) -> _Schema:
+    content = {"application/octet-stream": {}} if name == "bytes" else {_JSON: {"schema": _ref(name)}}
     return {"required": True, "content": content}
 
 
@@ -897,8 +935,7 @@ def _responses(route: Route) -> dict[str, Any]:
 def _response(reply: Reply) -> dict[str, Any]:
     response: dict[str, Any] = {"description": reply.text}
     if reply.body is not None:
-        bodies = {reply.content_type: reply.body, **reply.more}
-        response["content"] = {kind: {"schema": schema} if schema else {} for kind, schema in bodies.items()}
+        response["content"] = {reply.content_type: {"schema": reply.body} if reply.body else {}}
     if reply.headers:
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in reply.headers}
     return response

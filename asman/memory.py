@@ -153,6 +153,8 @@ class MemoryJobStore(_Opened):
             return 0
         log = self._logs.get((queue, job_id))
         if log is None or attempt > log.attempt:
+            if not lines:
+                return 0
             log = self._logs[queue, job_id] = _Log(attempt=attempt)
         kept = log.halves.setdefault(half, _Half())
         if attempt == log.attempt:

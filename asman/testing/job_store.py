@@ -59,7 +59,7 @@ class JobStoreKit(LogStoreKit):
 
     @pytest.mark.parametrize("make", [make_job, rich_job])
     async def test_saved_record_comes_back_equal_in_every_member(self, make: type[Job]) -> None:
-        job = make(self.queue)  # type: ignore[call-arg,arg-type]
+        job = make(self.queue)  # type: ignore[call-arg]
         async with await self.open_store() as store:
             await store.save(job, expected=0)
             assert await store.load(job.queue, job.job_id) == job
@@ -449,7 +449,8 @@ class JobStoreKit(LogStoreKit):
 
     @staticmethod
     def _counted(jobs: Iterable[Job]) -> dict[tuple[State, str], int]:
-        counted = Counter((j.state, j.requirements.shape) for j in jobs if j.state is not State.REMOVED)
+        counted: Counter[tuple[State, str]] = Counter()
+        counted.update((j.state, j.requirements.shape) for j in jobs if j.state is not State.REMOVED)
         return dict(counted)
 
     async def test_counts_stay_true_when_many_write_at_once(self) -> None:
@@ -503,8 +504,8 @@ class JobStoreKit(LogStoreKit):
             database=None,
             suppress_health_check=list(HealthCheck),
         )
-        await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)  # type: ignore[no-untyped-call]
+        await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)
 
-    def test_the_kit_itself_uses_records_that_survive_encoding(self) -> None:
+    async def test_the_kit_itself_uses_records_that_survive_encoding(self) -> None:
         for job in (make_job(self.queue), rich_job(self.queue)):
             assert decode_job(encode_job(job)) == job

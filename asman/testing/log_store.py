@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import Protocol, Self
 
 import pytest
@@ -168,15 +169,13 @@ class LogStoreKit(Exam):
         async with await self.open_store() as store:
             job_id = await self._job(store)
             for at in range(0, len(lines), 500):
-                total = await store.append_log(
-                    self.queue, job_id, attempt=1, half="run", lines=lines[at : at + 500]
-                )
+                total = await store.append_log(self.queue, job_id, attempt=1, half="run", lines=lines[at : at + 500])
             assert total == len(lines)
             slices = await read_all(store, self.queue, job_id)
         assert {found.total for found in slices} == {len(lines)}
         for found in slices:
             assert found.lines == tuple(lines[found.start : found.start + len(found.lines)]), "a line moved"
-        gaps = [b.start for a, b in zip(slices, slices[1:], strict=False) if a.start + len(a.lines) != b.start]
+        gaps = [b.start for a, b in pairwise(slices) if a.start + len(a.lines) != b.start]
         assert len(gaps) == 1, "exactly the middle is missing"
         head = sum(len(data) for found in slices if found.start < gaps[0] for data in found.lines)
         tail = sum(len(data) for found in slices if found.start >= gaps[0] for data in found.lines)

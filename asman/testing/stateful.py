@@ -202,7 +202,7 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
             limit=st.integers(1, 5),
             after=st.none() | st.tuples(moments, st.sampled_from(["", "8", "g"])),
         )
-        def list(
+        def list_jobs(
             self,
             reader: int,
             q: int,

@@ -51,6 +51,8 @@ _CHUNK_BYTES = 1 << 20
 _ABANDONED_S = 3600.0
 _LOOKED_AT_PER_PRUNE = 20_000
 _REMEMBERED_S = 3600.0
+_LAST_S = 8_000_000_000.0
+"""No expiry is later than this, in the year 2223: filesystems cut later times without a word (ext4 in 2446)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,7 +114,7 @@ class FileBlobStore:
                     raise HashMismatch(
                         f"the bytes for blob {clip(key)} have the sha256 {upload.sha256}, not {clip(digest)}"
                     )
-            expires_at = await _hop(upload.publish, path, expires_at)
+            expires_at = await _hop(upload.publish, path, min(expires_at, _LAST_S))
         finally:
             await _hop(upload.discard)
         self._pruner.notice(expires_at)
@@ -129,7 +131,7 @@ class FileBlobStore:
         return BlobInfo(key=key, size_bytes=found.st_size, sha256=digest, expires_at=_expiry(found))
 
     async def extend(self, key: str, expires_at: float) -> None:
-        await _hop(_extend, self._path(key), expires_at)
+        await _hop(_extend, self._path(key), min(expires_at, _LAST_S))
 
     async def delete(self, key: str) -> None:
         path = self._path(key)

@@ -40,6 +40,8 @@ def append(tx: Transaction, *, queue: str, job_id: str, attempt: int, half: LogH
     halves = _halves(tx, number)
     newest = max((h.attempt for h in halves.values()), default=attempt)
     if attempt > newest:
+        if not lines:
+            return 0
         _drop(tx, number)
         halves = {}
     kept = halves.get(half) or _Half(max(attempt, newest))

@@ -24,7 +24,7 @@ from httpcore import AsyncNetworkBackend, AsyncNetworkStream
 
 from asman.errors import ConfigError, Unprocessable, clip
 
-__all__ = ["Guard", "Resolve", "is_allowed", "is_public", "read_networks"]
+__all__ = ["Address", "Guard", "Network", "Resolve", "SystemResolver", "is_allowed", "is_public", "read_networks"]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from asman.errors import RateLimited
 from asman.rates import Rate, Rates, source_of
 

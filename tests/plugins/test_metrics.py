@@ -6,10 +6,10 @@ import logging
 import sys
 from dataclasses import replace
 
-import asman_metrics
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import asman_metrics
 from asman.config import Config
 from asman.job import Callback, Job, Outcome, Reason, absent
 from asman.plugins import load_plugins
@@ -28,6 +28,7 @@ from asman.state import (
     Unlisted,
     transition,
 )
+from asman_metrics.counters import Metrics
 
 FAR = 1e9
 
@@ -184,6 +185,7 @@ def test_webhook_calls_are_counted_as_settled_or_still_owed(counted: Counted) ->
 
 def test_two_apps_count_apart() -> None:
     one, other = Counted(), Counted()
+    assert [[type(plugin) for plugin in asman_metrics.asman_app_plugins(Config())] for _ in "ab"] == [[Metrics]] * 2
     one.take(submitted(0.0))
     assert one.counts() == {"job_submits_total[queued]": 1}
     assert other.counts() == {}

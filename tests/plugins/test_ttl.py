@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import asman_ttl
 import pytest
 
+import asman_ttl
 from asman.config import Config
 from asman.job import absent
 from asman.plugins import load_plugins

@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-import asman_webhooks
 import httpcore
 import pytest
-from asman_webhooks.deliver import HttpDeliverer
-from asman_webhooks.guard import Guard, is_allowed, is_public, read_networks
 from standardwebhooks import Webhook, WebhookVerificationError
 
+import asman_webhooks
 from asman.abc import Delivery
 from asman.config import Config
 from asman.errors import ConfigError, Unprocessable
 from asman.plugins import load_plugins, open_deliverer
+from asman_webhooks.deliver import HttpDeliverer
+from asman_webhooks.guard import Guard, is_allowed, is_public, read_networks
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 LOOPBACK = read_networks(("127.0.0.0/8",))

@@ -30,12 +30,29 @@ from asman_worker.limits import Grant
 from asman_worker.outbox import Key
 from asman_worker.process import own_tasks, serve
 
-__all__ = ["GIB", "Connected", "LocalExecutor", "LocalHost", "ScriptedServer", "WorkerUnderTest", "job_id", "running"]
+__all__ = [
+    "GIB",
+    "Connected",
+    "LocalExecutor",
+    "LocalHost",
+    "ScriptedServer",
+    "WorkerUnderTest",
+    "job_id",
+    "running",
+    "until",
+]
 
 GIB = 1 << 30
 _WAIT_S = 15.0
 
 Message = tuple[str, dict[str, Any]]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let everything go on until something holds, for what says nothing when it happens; within a bound."""
+    async with asyncio.timeout(_WAIT_S):
+        while not is_so():  # noqa: ASYNC110 - files and processes set no event
+            await asyncio.sleep(0.01)
 
 
 def job_id(number: int) -> str:
@@ -58,6 +75,9 @@ class Connected:
     knows_as: str | None = None
     """What PONG calls the worker; None: the id it registered."""
     answers_pings: bool = True
+    loses: frozenset[str] = frozenset()
+    """Kinds of messages that the network swallows: sent by the worker, never seen by the server."""
+    lost: list[Message] = field(default_factory=list)
     answer: Callable[[str, dict[str, Any]], Awaitable[None]] | None = None
     """Called with every message, for what a server answers without being told by the test."""
     _came: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -127,6 +147,9 @@ class Connected:
         else:
             raw = json.loads(text)
             message = (raw["type"], raw.get("payload") or {})
+            if message[0] in self.loses:
+                self.lost.append(message)
+                return
             if self.answer is not None:
                 await self.answer(*message)
         async with self._came:

@@ -42,6 +42,7 @@ _REGISTERED_WITHIN_S = 3.0
 _RESEND_AFTER_S = 30.0
 _TRY_LATER_S = 5.0
 _RELEASED_WITHIN_S = 2.0
+_STOPPED_WITHIN_S = 30.0
 _ROOM_SOON_S = 10.0
 _FENCE_CHECK_S = 1.0
 _LEAST_REPORT_BYTES = 64 << 10
@@ -424,7 +425,7 @@ class Agent:
     async def _send_logs(self, session: _Session) -> None:
         for key, log in self.holdings.logs(self.queue).items():
             while (batch := log.take()) is not None:
-                payload = {"jobId": key[1], "step": batch.step, "logs": batch.lines}
+                payload: dict[str, Any] = {"jobId": key[1], "step": batch.step, "logs": batch.lines}
                 if session.registered.is_set():
                     payload |= {"attempt": key[2], "seq": batch.seq}
                 batch.number = await session.connection.send("JobStatusLogs", payload)
@@ -436,11 +437,11 @@ class Agent:
         logs = self.holdings.logs(self.queue)
         for report in self.holdings.outbox.pending(self.queue):
             waits = report.key in logs and not logs[report.key].is_empty
-            sent = session.sent_reports.get(report.key)
-            if waits or (sent is not None and _now() - sent[0] < _RESEND_AFTER_S):
-                continue
             if session.is_mirroring and session.mirror is not None and not session.mirror.wants(report):
                 await self.holdings.answered(report.key)
+                continue
+            sent = session.sent_reports.get(report.key)
+            if waits or (sent is not None and _now() - sent[0] < _RESEND_AFTER_S):
                 continue
             session.sent_reports[report.key] = (_now(), sys.maxsize)
             number = await session.connection.send("StateChange", self._fitted(report))
@@ -476,11 +477,6 @@ class Agent:
         welcome = not self._draining and self.holdings.turns.may_offer(self.queue)
         return free if welcome else Free(cores=free.cores, memory_bytes=free.memory_bytes, gpus=free.gpus, jobs=0)
 
-    def sent_at(self, report: Report) -> float | None:
-        """When the present connection carried a report last (monotonic), None if it has not."""
-        sent = self._session.sent_reports.get(report.key) if self._session is not None else None
-        return sent[0] if sent is not None else None
-
     def _status(self) -> dict[str, Any]:
         running = {
             job_id: {"jobId": job_id, "attempt": held.assignment.attempt, "finished": False}
@@ -514,7 +510,11 @@ class Agent:
                 await _within(_RELEASED_WITHIN_S, session.released)
         for held in running:
             self.holdings.stop(held, "handed back: the worker stops")
-        await asyncio.gather(*(held.ended.wait() for held in running))
+        try:
+            async with asyncio.timeout(_STOPPED_WITHIN_S):
+                await asyncio.gather(*(held.ended.wait() for held in running))
+        except TimeoutError:
+            _log.error("containers could not be ended in time; the next start removes them")
 
 
 def _now() -> float:

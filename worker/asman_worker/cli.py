@@ -118,4 +118,6 @@ def _log_to_stderr(debug: bool) -> None:
 
 
 def main() -> None:
-    worker(prog_name="asman worker")
+    """The program of ``python -m asman_worker``; takes the older workers' command line (``run QUEUE``) too."""
+    arguments = sys.argv[1:]
+    worker(arguments[1:] if arguments[:1] == ["run"] else arguments, prog_name="asman worker")

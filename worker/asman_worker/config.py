@@ -346,8 +346,9 @@ def _read_file(file: Path | None) -> dict[str, Any]:
 
 
 def _read(setting: WorkerSetting, value: Any, where: str) -> Any:
+    read = _READERS[setting.kind] if setting.kind in _READERS else _word(setting.kind)
     try:
-        return _READERS.get(setting.kind, _word(setting.kind))(value)
+        return read(value)
     except (ValueError, AsmanError) as error:
         hint = error.hint if isinstance(error, AsmanError) else ""
         raise ConfigError(f"{setting.name} is {clip(value)} ({where}): {error}", hint=hint) from error

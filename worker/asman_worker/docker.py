@@ -11,11 +11,14 @@ Source: Docker Engine API v1.41. Any engine that speaks it will do (rootless Doc
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
+import tarfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +29,7 @@ from typing import Any
 import aiohttp
 from aiodocker import Docker
 from aiodocker.exceptions import DockerError
+from aiodocker.networks import DockerNetwork
 
 from asman.errors import Unavailable
 
@@ -44,6 +48,7 @@ _QUICK = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _READ_BYTES = 1 << 18
 _UNREACHABLE = 900
+_NETWORK_TRIES = 10
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 
 EngineError = DockerError
@@ -128,15 +133,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_moment(text: str) -> float:
-    """The engine's RFC 3339 time with nanoseconds, in seconds since the epoch; its zero time is 0.0."""
+    """The engine's RFC 3339 time with nanoseconds, in seconds since the epoch; its zero time is 0.0.
+
+    Errors: ValueError for any other text.
+    """
     if not text or text.startswith("0001-"):
         return 0.0
-    head, _, rest = text.partition(".")
-    digits = "".join(c for c in rest[:9] if c.isdecimal())
-    zone = rest[len(digits) :] if rest else ("Z" if head.endswith("Z") else "")
-    head = head.removesuffix("Z")
-    whole = datetime.fromisoformat(head + ("+00:00" if zone in ("", "Z") else zone)).timestamp()
-    return whole + (int(digits) / 10 ** len(digits) if digits else 0.0)
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without a zone: {text}")
+    return moment.timestamp()
 
 
 def _client(address: str | None, resolved: str, timeout: aiohttp.ClientTimeout) -> Docker:
@@ -158,6 +164,7 @@ class Engine:
         self._quick = _client(address, self.address, _QUICK)
         self._patient = _client(address, self.address, _PATIENT)
         self._info: EngineInfo | None = None
+        self._network_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Engine:
         return self
@@ -180,7 +187,7 @@ class Engine:
             if error.status == _UNREACHABLE:
                 raise self._unreachable(error) from error
             raise
-        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> Unavailable:
@@ -275,7 +282,7 @@ class Engine:
         with self._errors(), _unless(404, 409):
             await self._patient.containers.container(container).delete(force=True, v=True)
 
-    async def list(self, labels: Mapping[str, str]) -> list[Container]:
+    async def find(self, labels: Mapping[str, str]) -> list[Container]:
         """Containers in any state that carry all these labels with these values."""
         wanted = [f"{name}={value}" for name, value in labels.items()]
         with self._errors():
@@ -319,33 +326,60 @@ class Engine:
             return response
 
     async def ensure_network(self, name: str) -> None:
-        """A bridge without traffic between containers and without IPv6. Two workers may ask at once."""
-        try:
-            with self._errors():
-                await self._quick.networks.get(name)
-        except DockerError as error:
-            if error.status != 404:
-                raise
-        else:
-            return
-        body = {
-            "Name": name,
-            "CheckDuplicate": True,
-            "Driver": "bridge",
-            "EnableIPv6": False,
-            "Options": {
-                "com.docker.network.bridge.enable_icc": "false",
-                "com.docker.network.bridge.enable_ip_masquerade": "true",
-            },
-            "Labels": {"asman": "true"},
-        }
-        with self._errors(), _unless(409):
-            await self._quick.networks.create(body)
+        """A bridge without traffic between containers and without IPv6.
+
+        The engine's own check for a name that is taken does not hold when two ask at once, and with two networks of
+        one name no container can be started; so what is too much is removed again, the oldest stays.
+
+        Errors: EngineError if there are still several after a few tries.
+        """
+        async with self._network_lock:
+            for _ in range(_NETWORK_TRIES):
+                found = await self._networks(name)
+                if len(found) == 1:
+                    return
+                with self._errors(), _unless(403, 404, 409):
+                    if not found:
+                        await self._quick.networks.create(_network_body(name))
+                    for network in found[1:]:
+                        await DockerNetwork(self._quick, network).delete()  # type: ignore[no-untyped-call]
+        raise DockerError(409, f"there are several networks named {name}; remove all but one")
+
+    async def _networks(self, name: str) -> list[str]:
+        """Ids of the networks with exactly this name, the oldest first."""
+        with self._errors():
+            found = await self._quick.networks.list(filters={"name": name})
+        return [n["Id"] for n in sorted(found, key=lambda n: (n["Created"], n["Id"])) if n["Name"] == name]
 
     async def ensure_volume(self, name: str) -> None:
         """A named volume; there already is fine."""
         with self._errors():
-            await self._quick.volumes.create({"Name": name, "Labels": {"asman": "true"}})
+            await self._quick.volumes.create({"Name": name, "Labels": {"asman": "true"}})  # type: ignore[no-untyped-call]
+
+    async def open_volume(self, name: str, image: str, labels: Mapping[str, str]) -> None:
+        """Make a volume's top folder writable for any user: a fresh volume belongs to root, and a job need not.
+
+        Nothing is run: a tar with that folder in it is unpacked into a container that is never started.
+        """
+        mount = {"Type": "volume", "Source": name, "Target": "/v"}
+        body = {"Image": image, "Cmd": ["-"], "Labels": dict(labels), "HostConfig": {"Mounts": [mount]}}
+        container = await self.create(body)
+        try:
+            with self._errors():
+                handle = self._quick.containers.container(container)
+                await handle.put_archive("/", _open_folder("v"))  # type: ignore[no-untyped-call]
+        finally:
+            await self.remove(container)
+
+
+def _open_folder(name: str) -> bytes:
+    """A tar with one folder in it that any user may write to."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        entry = tarfile.TarInfo(f"{name}/")
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
+        tar.addfile(entry)
+    return content.getvalue()
 
 
 @contextlib.contextmanager
@@ -356,3 +390,17 @@ def _unless(*statuses: int) -> Iterator[None]:
     except DockerError as error:
         if error.status not in statuses:
             raise
+
+
+def _network_body(name: str) -> dict[str, Any]:
+    return {
+        "Name": name,
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "EnableIPv6": False,
+        "Options": {
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.bridge.enable_ip_masquerade": "true",
+        },
+        "Labels": {"asman": "true"},
+    }

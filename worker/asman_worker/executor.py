@@ -1,12 +1,11 @@
 """One job on this machine, from assignment to report, and the account of what all jobs hold.
 
-A job goes through steps: limits, inputs, image, create, start, wait, outputs, report. The first that fails names
-itself in the report. Nothing of a job's own making raises here: a refused limit, a missing image or a program that
-fails is a report like any other.
+A job goes through steps: limits, room, inputs, image, create, start, wait, outputs, report. The first that fails
+names itself in the report. Nothing of a job's own making raises here: a refused limit, a missing image or a program
+that fails is a report like any other.
 
-What a job leaves is removed in the background: the container, the volumes that only it had, its folder. What a
-crash of the worker leaves is found again by its labels: ``resume`` takes it up, ``clean`` removes it. Only containers
-that carry this worker's id are ever touched.
+What a job leaves is removed in the background. What a crash of the worker leaves is found again by its labels:
+``resume`` takes it up, ``clean`` removes it.
 
 If the task that awaits ``run`` is cancelled (the process ends), the container is left alone for ``resume``; ``stop``
 is how a job ends early.
@@ -21,17 +20,17 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
-from asman.errors import AsmanError
-from asman.units import show_bytes, show_duration
 
-from asman_worker.docker import Container, Engine, EngineError
-from asman_worker.gpu import Gpu, allocate
+from asman.errors import AsmanError
+from asman.units import show_duration
+from asman_worker.docker import Container, Engine, EngineError, EngineInfo
+from asman_worker.gpu import allocate
 from asman_worker.images import Images
 from asman_worker.limits import (
     NETWORK,
@@ -48,10 +47,12 @@ from asman_worker.limits import (
     read_requirements,
     time_limit_s,
 )
-from asman_worker.logs import Line, LogPump, merge_lines
+from asman_worker.logs import LogPump
+from asman_worker.remains import Held, Key, Remains
+from asman_worker.report import StepFailed, explain, failure_report, first_cause, is_expected, notes, run_report
 from asman_worker.runtime import Exit, follow_container, insist, run_container
 from asman_worker.transfer import Transfer
-from asman_worker.workspace import Scan, Workspace, collect_outputs, materialise, output_scan
+from asman_worker.workspace import collect_outputs, materialise
 
 __all__ = ["CANCELLED", "PULL_STEP", "RUN_STEP", "Assignment", "Executor", "FreeCapacity", "Held", "LogSink"]
 
@@ -63,12 +64,10 @@ CANCELLED: Mapping[str, Any] = {"reason": "Cancelled", "outcome": "cancelled", "
 """What ``run`` answers for a job that was stopped; it is not to be reported."""
 
 _MOST_REVOKED = 10_000
-_HELPER_LIMIT_S = 60.0
+_NOFILE_REFUSED = "setting rlimit type 7"
 _ROUNDING = 1e-9
-_KILLED = 137
 
 T = TypeVar("T")
-Key = tuple[str, str, int]
 LogSink = Callable[[str, list[list[Any]]], None]
 """Takes (step, lines); a line is ``[text, ms]``, or ``[text, ms, true]`` for stderr."""
 
@@ -89,16 +88,6 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A container of this worker that the engine has."""
-
-    queue: str
-    job_id: str
-    attempt: int
-    running: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FreeCapacity:
     """What is not in use. Shape: ``jobs`` is how many jobs that ask for one core would be taken at once."""
 
@@ -108,30 +97,40 @@ class FreeCapacity:
     jobs: int
 
 
-class _StepFailed(Exception):
-    """A step of a job failed; the message is for its submitter."""
-
-    def __init__(self, step: str, message: str) -> None:
-        super().__init__(message)
-        self.step = step
-        self.message = message
-
-
 @dataclass(slots=True, kw_only=True)
 class _Job:
-    """One job that this process works on."""
+    """One job that this process works on, and how far it has come."""
 
     assignment: Assignment
     log: LogSink
+    pump: LogPump
     step: str = "limits"
-    allotment: Allotment | None = None
+    limit_s: float = 0.0
     image: str = ""
+    allotment: Allotment | None = None
     revoked: bool = False
     task: asyncio.Task[dict[str, Any]] | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def key(self) -> Key:
+        return self.assignment.key
+
     def at_step(self, step: str) -> None:
         self.step = step
+
+    @contextlib.asynccontextmanager
+    async def failing(self) -> AsyncIterator[None]:
+        """Turn whatever goes wrong inside into the failure of the step at hand; a fault of ours is logged as well."""
+        try:
+            yield
+        except StepFailed:
+            raise
+        except Exception as error:
+            cause = first_cause(error)
+            if not is_expected(cause):
+                _log.exception("a step failed unexpectedly", extra={"job": self.key[1], "step": self.step})
+            raise StepFailed(self.step, explain(cause)) from error
 
 
 class Executor:
@@ -148,14 +147,16 @@ class Executor:
         check_grant(grant)
         self.grant = grant
         self.worker_id = worker_id
-        self._data = data_directory
         self._engine = docker
         self._session = session
         self._images = Images(docker)
+        self._remains = Remains(docker, worker_id, data_directory)
         self._jobs: dict[Key, _Job] = {}
         self._revoked: dict[Key, None] = {}
         self._room = asyncio.Condition()
         self._start_gate: asyncio.Semaphore | None = None
+        self._sets_nofile = True
+        self._open_volumes: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
 
     # What the worker's other half calls ---------------------------------------------------------------------------
@@ -168,8 +169,8 @@ class Executor:
 
         Shape:  ``result`` holds StatusCode, logs, duration (ms), isTimedOut, outputs; ``error`` where there is one.
         """
-        job = _Job(assignment=assignment, log=log)
-        return await self._supervise(job, self._carry_out(job))
+        job = self._job(assignment, log)
+        return await self._supervise(job, self._run(job))
 
     async def resume(self, assignment: Assignment, log: LogSink, skip_lines: int = 0) -> dict[str, Any] | None:
         """Take up a container of this attempt that an earlier process started; None if there is none.
@@ -177,17 +178,17 @@ class Executor:
         Its log is read again from the start, without sending the first ``skip_lines`` lines a second time. The time
         limit counts from the container's own start. Otherwise as ``run``.
         """
-        container = await self._find_started(assignment.key)
+        container = await insist(lambda: self._remains.started(assignment.key))
         if container is None:
             return None
-        job = _Job(assignment=assignment, log=log)
-        return await self._supervise(job, self._take_up(job, container, skip_lines))
+        job = self._job(assignment, log, skip_lines)
+        return await self._supervise(job, self._take_up(job, container))
 
     async def stop(self, queue: str, job_id: str, attempt: int) -> None:
         """End a job wherever it is: download, pull, run or upload. TERM, the grace, KILL; then remove what it left.
 
         Returns when the container and the folder are gone. ``run`` then answers ``CANCELLED``, also one that is
-        called only after this: an attempt is never started twice.
+        called only after this: a stopped attempt is never started.
         """
         key = (queue, job_id, attempt)
         self._revoked[key] = None
@@ -199,35 +200,20 @@ class Executor:
             job.task.cancel()
             await asyncio.wait([job.task])
         try:
-            for container in await self._engine.list(self._labels(key)):
-                if container.is_running:
-                    await self._engine.stop(container.id, self.grant.stop_grace_s)
-                await self._engine.remove(container.id)
-            await self._remove_folder(self._workspace(key), job.image if job else "")
+            await self._remains.remove_containers(key, self.grant.stop_grace_s)
+            await self._remains.remove_folder(self._remains.workspace(key), job.image if job else "")
         finally:
             if job is not None:
                 job.gone.set()
 
     async def held(self) -> list[Held]:
-        """Containers of this worker that the engine has and that have been started, newest attempts included."""
-        found = await self._engine.list({"asman.worker": self.worker_id})
-        keys = ((_key_of(container), container) for container in found if container.state != "created")
-        return [
-            Held(queue=key[0], job_id=key[1], attempt=key[2], running=container.is_running)
-            for key, container in keys
-            if key is not None
-        ]
+        """Started containers of this worker that the engine has: running, or ended and not removed yet."""
+        return await self._remains.held()
 
     async def clean(self, keep: set[Key]) -> None:
         """Remove own containers and folders that are neither in ``keep`` nor being worked on here."""
-        kept = keep | set(self._jobs)
-        for container in await self._engine.list({"asman.worker": self.worker_id}):
-            if _key_of(container) not in kept and _key_of(container) not in self._jobs:
-                await self._engine.remove(container.id)
-        folders = {self._workspace(key).folder for key in kept}
-        for folder in await asyncio.to_thread(self._attempt_folders):
-            if folder not in folders and folder not in {self._workspace(key).folder for key in self._jobs}:
-                await self._remove_folder(Workspace(folder=folder), "")
+        await self._remains.clean(lambda key: key in keep or key in self._jobs)
+        await self._remains.clean_folders(lambda: keep | self._jobs.keys())
 
     def free(self) -> FreeCapacity:
         """What of the grant no job holds. Memory is held as stated, or by the share of a job's cores."""
@@ -242,6 +228,10 @@ class Executor:
             jobs=int(min(cores, memory_bytes / share) + _ROUNDING),
         )
 
+    async def engine_info(self) -> EngineInfo:
+        """What the engine says about its host."""
+        return await self._engine.info()
+
     async def settle(self) -> None:
         """Wait until what is removed in the background is gone; for an orderly end of the process."""
         while self._background:
@@ -249,98 +239,120 @@ class Executor:
 
     # One job --------------------------------------------------------------------------------------------------------
 
+    def _job(self, assignment: Assignment, log: LogSink, skip_lines: int = 0) -> _Job:
+        breaks = self._remains.workspace(assignment.key).log_breaks
+
+        def remember(stream: int, offset: int) -> None:
+            with contextlib.suppress(OSError), breaks.open("a") as opened:
+                opened.write(json.dumps([stream, offset]) + "\n")
+
+        pump = LogPump(
+            lambda lines: log(RUN_STEP, lines),
+            skip_lines=skip_lines,
+            breaks=_read_breaks(breaks) if skip_lines else None,
+            on_break=remember,
+        )
+        return _Job(assignment=assignment, log=log, pump=pump)
+
     async def _supervise(self, job: _Job, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        key = job.assignment.key
-        if key in self._jobs or key in self._revoked:
+        """Own the task of one job: answer with its report, or with ``CANCELLED`` once all is gone."""
+        if job.key in self._jobs or job.key in self._revoked:
             work.close()
-            if key in self._revoked:
+            if job.key in self._revoked:
                 return dict(CANCELLED)
-            raise RuntimeError(f"attempt {key[2]} of job {key[1]} is under way already")
-        self._jobs[key] = job
-        job.task = asyncio.create_task(work, name=f"job {key[1][:12]}")
+            raise RuntimeError(f"attempt {job.key[2]} of job {job.key[1]} is under way already")
+        self._jobs[job.key] = job
+        job.task = asyncio.create_task(work, name=f"job {job.key[1][:12]}")
         try:
-            return await job.task
-        except asyncio.CancelledError:
+            try:
+                report = await job.task
+            except asyncio.CancelledError:
+                if not job.revoked or _is_cancelled():
+                    raise
             if not job.revoked:
-                raise
+                return report
             await job.gone.wait()
             return dict(CANCELLED)
         finally:
-            if job.revoked:
-                await job.gone.wait()
-            del self._jobs[key]
+            del self._jobs[job.key]
             async with self._room:
                 self._room.notify_all()
 
-    async def _carry_out(self, job: _Job) -> dict[str, Any]:
+    async def _run(self, job: _Job) -> dict[str, Any]:
         """The steps of a fresh job."""
-        assignment, pump = job.assignment, LogPump(lambda lines: job.log(RUN_STEP, lines), on_break=self._on_break(job))
-        try:
-            async with self._reported(job):
-                requirements = read_requirements(assignment.definition)
-                limit_s = time_limit_s(assignment.definition, requirements, self.grant)
-                job.image = image_of(assignment.definition, self.grant)
-                allotment = allot(requirements, self.grant)
-                await self._remove_leftovers(assignment.key)
-                allotment = await self._take_room(job, allotment, requirements.gpus)
-                folders = await self._fetch_inputs(job)
-                spec = await self._prepare(job, allotment, folders)
-                info = await self._engine.info()
-                end = await run_container(
-                    self._engine,
-                    create_body(spec, host_cores=info.cores, selinux=info.selinux),
-                    pump,
-                    limit_s=limit_s,
-                    grace_s=self.grant.stop_grace_s,
-                    start_gate=await self._gate(),
-                    at_step=job.at_step,
-                )
-                return await self._report(job, pump, end, limit_s)
-        except _StepFailed as failure:
-            return self._failed(job, pump, failure)
-        finally:
-            pump.close()
-            self._leave(job)
+        async with self._reported(job) as reported:
+            requirements = self._read(job)
+            allotment = allot(requirements, self.grant)
+            await insist(lambda: self._remains.remove_containers(job.key))
+            allotment = await self._take_room(job, allotment, requirements.gpus)
+            spec = await self._prepare(job, allotment, await self._fetch_inputs(job))
+            reported.append(await self._finish(job, await self._run_container(job, spec)))
+        return reported[0]
 
-    async def _take_up(self, job: _Job, container: Container, skip_lines: int) -> dict[str, Any]:
-        """The steps of a job whose container exists."""
-        definition = job.assignment.definition
-        pump = LogPump(
-            lambda lines: job.log(RUN_STEP, lines),
-            skip_lines=skip_lines,
-            breaks=await asyncio.to_thread(_read_breaks, self._workspace(job.assignment.key).log_breaks),
-            on_break=self._on_break(job),
-        )
+    async def _run_container(self, job: _Job, spec: ContainerSpec) -> Exit:
+        """Run it to its end; a second time without ``nofile`` where the engine may not set that.
+
+        An engine without privileges (rootless, or inside a container) cannot raise the number of open files above
+        its own. What containers then get is the engine's own number, which is lower than ours.
+        """
+        info = await self._engine.info()
+        if not self._sets_nofile:
+            spec = replace(spec, ulimits=tuple(limit for limit in spec.ulimits if limit[0] != "nofile"))
         try:
-            async with self._reported(job):
-                job.at_step("resume")
-                requirements = read_requirements(definition)
-                limit_s = time_limit_s(definition, requirements, self.grant)
-                job.image = image_of(definition, self.grant)
-                job.allotment = _with_gpus(allot(requirements, self.grant), self._gpus_of(container))
-                job.at_step("wait")
-                end = await follow_container(
-                    self._engine, container.id, pump, limit_s=limit_s, grace_s=self.grant.stop_grace_s
-                )
-                return await self._report(job, pump, end, limit_s)
-        except _StepFailed as failure:
-            return self._failed(job, pump, failure)
-        finally:
-            pump.close()
-            self._leave(job)
+            return await run_container(
+                self._engine,
+                create_body(spec, host_cores=info.cores, selinux=info.selinux),
+                job.pump,
+                limit_s=job.limit_s,
+                grace_s=self.grant.stop_grace_s,
+                start_gate=self._gate(info),
+                at_step=job.at_step,
+            )
+        except EngineError as error:
+            if "nofile" not in dict(spec.ulimits) or _NOFILE_REFUSED not in error.message:
+                raise
+            _log.warning("the engine may not set the number of open files; jobs get the engine's own")
+            self._sets_nofile = False
+        await self._remains.remove_containers(job.key)
+        return await self._run_container(job, spec)
+
+    async def _take_up(self, job: _Job, container: Container) -> dict[str, Any]:
+        """The steps of a job whose container exists."""
+        async with self._reported(job) as reported:
+            allotment = allot(self._read(job), self.grant)
+            named = container.labels.get("asman.gpus", "").split(",")
+            gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
+            job.allotment = Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=gpus)
+            job.at_step("wait")
+            end = await follow_container(
+                self._engine, container.id, job.pump, limit_s=job.limit_s, grace_s=self.grant.stop_grace_s
+            )
+            reported.append(await self._finish(job, end))
+        return reported[0]
 
     @contextlib.asynccontextmanager
-    async def _reported(self, job: _Job) -> AsyncIterator[None]:
-        """Turn whatever goes wrong inside into the failure of the step at hand; a fault of ours is logged as well."""
+    async def _reported(self, job: _Job) -> AsyncIterator[list[dict[str, Any]]]:
+        """Collects the report: the one that the steps put there, or that of the step which failed."""
+        reports: list[dict[str, Any]] = []
         try:
-            yield
-        except _StepFailed:
-            raise
-        except Exception as error:
-            cause = _first(error)
-            if not isinstance(cause, (AsmanError, EngineError, aiohttp.ClientError, OSError)):
-                _log.exception("a step failed unexpectedly", extra={"job": job.assignment.job_id, "step": job.step})
-            raise _StepFailed(job.step, _explain(cause)) from error
+            async with job.failing():
+                yield reports
+        except StepFailed as failure:
+            job.pump.finish()
+            job.pump.add(str(failure))
+            job.pump.finish()
+            reports.append(failure_report(failure, job.pump.kept))
+        finally:
+            job.pump.close()
+            self._leave(job)
+
+    def _read(self, job: _Job) -> Any:
+        """Everything in the definition that can be refused before anything is done for it."""
+        definition = job.assignment.definition
+        requirements = read_requirements(definition)
+        job.limit_s = time_limit_s(definition, requirements, self.grant)
+        job.image = image_of(definition, self.grant)
+        return requirements
 
     async def _take_room(self, job: _Job, allotment: Allotment, gpus: int) -> Allotment:
         """Wait until the job fits what is free, then take it."""
@@ -348,7 +360,8 @@ class Executor:
         async with self._room:
             await self._room.wait_for(lambda: self._fits(allotment, gpus))
             used = [g.device_id for other in self._jobs.values() if other.allotment for g in other.allotment.gpus]
-            job.allotment = _with_gpus(allotment, allocate(self.grant.gpus, used, gpus))
+            devices = allocate(self.grant.gpus, used, gpus)
+            job.allotment = Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=devices)
             return job.allotment
 
     def _fits(self, allotment: Allotment, gpus: int) -> bool:
@@ -361,35 +374,31 @@ class Executor:
 
     async def _fetch_inputs(self, job: _Job) -> JobFolders:
         job.at_step("inputs")
-        assignment = job.assignment
-        return await _within(
-            self.grant.fetch_limit_s,
-            "the inputs could not be fetched",
-            materialise(
-                self._workspace(assignment.key),
-                assignment.definition,
-                self._transfer(assignment),
-                limit_bytes=self.grant.max_input_bytes,
-            ),
+        work = materialise(
+            self._remains.workspace(job.key),
+            job.assignment.definition,
+            self._transfer(job),
+            limit_bytes=self.grant.max_input_bytes,
         )
+        return await _within(self.grant.fetch_limit_s, "the inputs could not be fetched", work)
 
     async def _prepare(self, job: _Job, allotment: Allotment, folders: JobFolders) -> ContainerSpec:
         """Have the image, the network and the cache volume, and settle what the container will be."""
         job.at_step("image")
-        assignment = job.assignment
         await insist(self._engine.ping)
         image = await self._images.ensure(job.image, _pull_lines(job.log), limit_s=self.grant.pull_limit_s)
         job.at_step("create")
+        queue, job_id, attempt = job.key
         spec = container_spec(
-            assignment.definition,
+            job.assignment.definition,
             allotment,
             self.grant,
             image=job.image,
             folders=folders,
-            labels=labels_of(self.worker_id, assignment.queue, assignment.job_id, assignment.attempt),
-            queue=assignment.queue,
-            job_id=assignment.job_id,
-            server_url=assignment.server_url,
+            labels=labels_of(self.worker_id, queue, job_id, attempt),
+            queue=queue,
+            job_id=job_id,
+            server_url=job.assignment.server_url,
             image_user=image.user,
             image_has_entrypoint=image.has_entrypoint,
         )
@@ -397,203 +406,77 @@ class Executor:
             await self._engine.ensure_network(NETWORK)
         for mount in spec.mounts:
             if mount.volume:
-                await self._engine.ensure_volume(mount.volume)
+                await self._ensure_volume(mount.volume, spec)
         return spec
 
-    async def _report(self, job: _Job, pump: LogPump, end: Exit, limit_s: float) -> dict[str, Any]:
-        """Collect what the job left, and say how it ended."""
+    async def _ensure_volume(self, name: str, spec: ContainerSpec) -> None:
+        await self._engine.ensure_volume(name)
+        if not spec.runs_as_root and name not in self._open_volumes:
+            await self._engine.open_volume(name, spec.image, {"asman.helper": self.worker_id})
+            self._open_volumes.add(name)
+
+    async def _finish(self, job: _Job, end: Exit) -> dict[str, Any]:
+        """Collect what the job left, and say how it ended. A failure here keeps what is known of the run."""
+        pump, memory_bytes = job.pump, job.allotment.memory_bytes if job.allotment else 0
+        pump.finish()
+        for text in notes(end, limit_s=job.limit_s, memory_bytes=memory_bytes):
+            pump.add(text)
         outputs: dict[str, dict[str, str]] = {}
         skipped: tuple[tuple[str, str], ...] = ()
-        for text in _notes(end, limit_s, job.allotment):
-            pump.add(text)
-        result: dict[str, Any] = {
-            "StatusCode": _KILLED if end.timed_out else end.code,
-            "duration": round(end.duration_s * 1000),
-            "isTimedOut": end.timed_out,
-        }
+        error = ""
         if not end.timed_out:
-            job.at_step("outputs")
-            outputs, skipped = await self._collect(job, pump, result)
+            try:
+                async with job.failing():
+                    outputs, skipped = await self._collect(job)
+            except StepFailed as failure:
+                error = str(failure)
+                pump.add(error)
         job.at_step("report")
         pump.finish()
-        if skipped:
-            result["outputsSkipped"] = [{"name": name, "reason": reason} for name, reason in skipped]
-        if end.oom_killed:
-            result["oomKilled"] = True
-        if pump.kept.dropped_bytes:
-            result["logsDropped"] = pump.kept.dropped_bytes
-        result |= {"logs": merge_lines(pump.kept.lines()), "outputs": outputs}
-        if result.get("error"):
-            return {"reason": "Error", "outcome": "error", "result": result}
-        return {"reason": "TimedOut" if end.timed_out else "Success", "outcome": _outcome(end), "result": result}
+        return run_report(end, pump.kept, outputs=outputs, skipped=skipped, error=error)
 
-    async def _collect(
-        self, job: _Job, pump: LogPump, result: dict[str, Any]
-    ) -> tuple[dict[str, dict[str, str]], tuple[tuple[str, str], ...]]:
-        """The outputs and what was left out. If that fails the report keeps what is known of the run."""
-        try:
-            async with self._reported(job):
-                root = self._workspace(job.assignment.key).outputs
-                scan = await self._scan(job, root)
-                for name, reason in scan.skipped:
-                    pump.add(f"[asman] /outputs/{name} is left out: it is {reason}")
-                work = collect_outputs(scan, root, self._transfer(job.assignment))
-                return await _within(self.grant.upload_limit_s, "the outputs could not be uploaded", work), scan.skipped
-        except _StepFailed as failure:
-            result["error"] = _sentence(failure)
-            pump.add(result["error"])
-            return {}, ()
+    async def _collect(self, job: _Job) -> tuple[dict[str, dict[str, str]], tuple[tuple[str, str], ...]]:
+        """The outputs, and what was left out with the reason."""
+        job.at_step("outputs")
+        scan = await self._remains.scan(
+            job.key, job.image, max_files=self.grant.max_output_files, max_bytes=self.grant.max_output_bytes
+        )
+        for name, reason in scan.skipped:
+            job.pump.add(f"[asman] /outputs/{name} is left out: it is {reason}")
+        work = collect_outputs(scan, self._remains.workspace(job.key).outputs, self._transfer(job))
+        outputs = await _within(self.grant.upload_limit_s, "the outputs could not be uploaded", work)
+        return outputs, scan.skipped
 
-    async def _scan(self, job: _Job, root: Path) -> Scan:
-        limits = {"max_files": self.grant.max_output_files, "max_bytes": self.grant.max_output_bytes}
-        scan = None
-        with contextlib.suppress(PermissionError):
-            scan = await asyncio.to_thread(output_scan, root, **limits)
-            if await asyncio.to_thread(_all_readable, root, scan):
-                return scan
-        await self._open_up(self._workspace(job.assignment.key), job.image)
-        return await asyncio.to_thread(output_scan, root, **limits)
+    def _transfer(self, job: _Job) -> Transfer:
+        private = self.grant.rules.private_addresses
+        return Transfer(self._session, job.assignment.server_url, private_addresses=private)
 
-    def _failed(self, job: _Job, pump: LogPump, failure: _StepFailed) -> dict[str, Any]:
-        """The report of a job that did not get to an exit code."""
-        text = _sentence(failure)
-        pump.add(text)
-        pump.finish()
-        result = {"logs": merge_lines(pump.kept.lines()), "error": text, "isTimedOut": False, "outputs": {}}
-        return {"reason": "Error", "outcome": "error", "result": result}
-
-    # Finding and removing -------------------------------------------------------------------------------------------
-
-    def _labels(self, key: Key) -> dict[str, str]:
-        queue, job_id, attempt = key
-        return {
-            "asman.worker": self.worker_id,
-            "asman.job": job_id,
-            "asman.attempt": str(attempt),
-            "asman.queue": queue,
-        }
-
-    def _workspace(self, key: Key) -> Workspace:
-        return Workspace.of(self._data, self.worker_id, *key)
-
-    def _transfer(self, assignment: Assignment) -> Transfer:
-        return Transfer(self._session, assignment.server_url, private_addresses=self.grant.rules.private_addresses)
-
-    async def _find_started(self, key: Key) -> Container | None:
-        found = [c for c in await self._engine.list(self._labels(key)) if c.state != "created"]
-        return found[0] if found else None
-
-    def _gpus_of(self, container: Container) -> tuple[Gpu, ...]:
-        named = container.labels.get("asman.gpus", "").split(",")
-        return tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
-
-    async def _gate(self) -> asyncio.Semaphore:
+    def _gate(self, info: EngineInfo) -> asyncio.Semaphore:
         """Starts saturate the engine at about twice its cores; more at once only makes all of them slower."""
         if self._start_gate is None:
-            self._start_gate = asyncio.Semaphore(2 * (await self._engine.info()).cores)
+            self._start_gate = asyncio.Semaphore(2 * info.cores)
         return self._start_gate
-
-    def _on_break(self, job: _Job) -> Callable[[int, int], None]:
-        file = self._workspace(job.assignment.key).log_breaks
-
-        def remember(stream: int, offset: int) -> None:
-            with contextlib.suppress(OSError), file.open("a") as opened:
-                opened.write(json.dumps([stream, offset]) + "\n")
-
-        return remember
-
-    async def _remove_leftovers(self, key: Key) -> None:
-        """A container of this very attempt, from a process that ended between create and start."""
-        for container in await insist(lambda: self._engine.list(self._labels(key))):
-            await self._engine.remove(container.id)
 
     def _leave(self, job: _Job) -> None:
         """Remove what the job left, in the background; unless it was stopped (``stop`` does it) or interrupted."""
-        task = asyncio.current_task()
-        if job.revoked or (task is not None and task.cancelling()):
+        if job.revoked or _is_cancelled():
             return
-        cleaning = asyncio.create_task(self._remove(job), name=f"remove {job.assignment.job_id[:12]}")
+        cleaning = asyncio.create_task(self._remove(job), name=f"remove {job.key[1][:12]}")
         self._background.add(cleaning)
         cleaning.add_done_callback(self._background.discard)
 
     async def _remove(self, job: _Job) -> None:
-        key = job.assignment.key
         try:
-            for container in await insist(lambda: self._engine.list(self._labels(key))):
-                await self._engine.remove(container.id)
-            await self._remove_folder(self._workspace(key), job.image)
+            await insist(lambda: self._remains.remove_containers(job.key))
+            await self._remains.remove_folder(self._remains.workspace(job.key), job.image)
         except (AsmanError, EngineError, OSError) as error:
-            _log.warning(
-                "what a job left could not be removed", extra={"job": key[1], "attempt": key[2], "error": str(error)}
-            )
-
-    def _attempt_folders(self) -> list[Path]:
-        return [path for path in Workspace.root(self._data, self.worker_id).glob("*/*/*") if path.is_dir()]
-
-    async def _remove_folder(self, workspace: Workspace, image: str) -> None:
-        try:
-            await asyncio.to_thread(workspace.remove)
-        except PermissionError as error:
-            if not image:
-                _log.warning("a folder cannot be removed", extra={"folder": workspace.folder, "error": str(error)})
-                return
-            await self._open_up(workspace, image)
-            await asyncio.to_thread(workspace.remove)
-
-    async def _open_up(self, workspace: Workspace, image: str) -> None:
-        """Make files that the container's root left accessible to this process, where it is not root itself.
-
-        Done by ``chmod`` of the job's own image, in a container with nothing but the right to do so.
-
-        Errors: PermissionError if the image has no ``chmod``.
-        """
-        info = await self._engine.info()
-        container = await self._engine.create(_open_up_body(workspace.outputs, image, self.worker_id, info.selinux))
-        try:
-            async with asyncio.timeout(_HELPER_LIMIT_S):
-                await self._engine.start(container)
-                code = await self._engine.wait(container)
-        except (EngineError, TimeoutError) as error:
-            raise PermissionError(f"files in /outputs belong to another user, and chmod failed: {error}") from error
-        finally:
-            await self._engine.remove(container)
-        if code:
-            raise PermissionError(f"files in /outputs belong to another user, and chmod ended with {code}")
+            _log.warning("what a job left could not be removed", extra={"job": job.key[1], "reason": str(error)})
 
 
-def _open_up_body(outputs: Path, image: str, worker_id: str, selinux: bool) -> dict[str, Any]:
-    mount = {"Type": "bind", "Source": str(outputs), "Target": "/outputs", "ReadOnly": False}
-    return {
-        "Image": image,
-        "Entrypoint": ["chmod"],
-        "Cmd": ["-R", "a+rwX", "/outputs"],
-        "User": "0:0",
-        "Labels": {"asman.worker": worker_id, "asman.helper": "chmod"},
-        "HostConfig": {
-            "NetworkMode": "none",
-            "CapDrop": ["ALL"],
-            "CapAdd": ["DAC_OVERRIDE", "FOWNER"],
-            "SecurityOpt": ["no-new-privileges"],
-            "ReadonlyRootfs": True,
-            "Memory": 128 << 20,
-            "MemorySwap": 128 << 20,
-            "PidsLimit": 16,
-            "Mounts": [] if selinux else [mount],
-            "Binds": [f"{outputs}:/outputs:Z"] if selinux else [],
-        },
-    }
-
-
-def _key_of(container: Container) -> Key | None:
-    labels = container.labels
-    try:
-        return labels["asman.queue"], labels["asman.job"], int(labels["asman.attempt"])
-    except (KeyError, ValueError):
-        return None
-
-
-def _with_gpus(allotment: Allotment, gpus: tuple[Gpu, ...]) -> Allotment:
-    return Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=gpus)
+def _is_cancelled() -> bool:
+    """Has somebody asked the task at hand to end?"""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _read_breaks(file: Path) -> dict[int, list[int]]:
@@ -607,8 +490,7 @@ def _read_breaks(file: Path) -> dict[int, list[int]]:
 
 def _pull_lines(log: LogSink) -> Callable[[str], None]:
     def say(text: str) -> None:
-        line: Line = [text, int(time.time() * 1000)]
-        log(PULL_STEP, [line])
+        log(PULL_STEP, [[text, int(time.time() * 1000)]])
 
     return say
 
@@ -619,50 +501,3 @@ async def _within(limit_s: float, what: str, work: Coroutine[Any, Any, T]) -> T:
             return await work
     except TimeoutError as error:
         raise AsmanError(f"{what} within {show_duration(limit_s)}") from error
-
-
-def _all_readable(root: Path, scan: Scan) -> bool:
-    import os
-
-    return all(os.access(root.joinpath(*file.parts), os.R_OK) for file in scan.files)
-
-
-def _notes(end: Exit, limit_s: float, allotment: Allotment | None) -> Iterator[str]:
-    """Lines that the worker adds for an end that was not a plain success."""
-    code = _KILLED if end.timed_out else end.code
-    if end.timed_out:
-        yield f"[asman] timed out: the container ran longer than {show_duration(limit_s)} and was stopped"
-    elif end.oom_killed:
-        limit = show_bytes(allotment.memory_bytes) if allotment else "its memory"
-        yield f"[asman] out of memory: the container used more than {limit}; ask for more with requirements.memory"
-    elif code == _KILLED:
-        yield f"[asman] the container was killed after {show_duration(end.duration_s)}"
-    if code:
-        yield f"[asman] exit code {code}"
-
-
-def _outcome(end: Exit) -> str:
-    if end.timed_out:
-        return "timed_out"
-    if end.code == _KILLED and end.oom_killed:
-        return "out_of_memory"
-    return "failed" if end.code else "succeeded"
-
-
-def _sentence(failure: _StepFailed) -> str:
-    return f"[asman] step {failure.step} failed: {failure.message}"
-
-
-def _explain(error: BaseException) -> str:
-    if isinstance(error, AsmanError):
-        return f"{error.message} ({error.hint})" if error.hint else error.message
-    if isinstance(error, EngineError):
-        return f"the container engine answered {error.status}: {error.message}"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first failure of several that happened at once."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

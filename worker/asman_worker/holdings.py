@@ -25,12 +25,14 @@ from asman_worker.log_stream import LogStream, Progress
 from asman_worker.outbox import Key, Outbox, Report
 from asman_worker.shelf import Shelf, ShelvedJob
 
-__all__ = ["HeldJob", "Holdings", "Listener", "Runs"]
+__all__ = ["HeldJob", "Holdings", "Listener", "LogSink", "Runs"]
 
 _log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 60.0
 _TURN_S = 0.25
+_CANCELLED = "Cancelled"
+"""The reason of a job that was stopped: never reported, the server knows."""
 
 LogSink = Callable[[str, list[list[Any]]], None]
 
@@ -92,7 +94,6 @@ class Holdings:
         self._jobs: dict[Key, HeldJob] = {}
         self._ended_logs: dict[Key, LogStream] = {}
         self._listeners: dict[str, Listener] = {}
-        self._own_attempt = 0
         self.changed = asyncio.Event()
         """Set whenever a job ends or a report is answered; whoever waits clears it."""
 
@@ -128,14 +129,6 @@ class Holdings:
         """Streams of a queue's jobs: those that run, and those whose report waits for its last lines."""
         ended = {key: log for key, log in self._ended_logs.items() if key[0] == queue}
         return ended | {key: h.log for key, h in self._jobs.items() if key[0] == queue and not h.silenced}
-
-    def next_own_attempt(self) -> int:
-        """A number for an attempt of a job whose server counts none; never one that was used before on this host.
-
-        Milliseconds since the epoch, so that nothing has to be remembered over restarts.
-        """
-        self._own_attempt = max(self._own_attempt + 1, ms(time.time()))
-        return self._own_attempt
 
     def need_of(self, definition: Mapping[str, Any]) -> Need:
         return read_need(definition, self.grant)
@@ -220,7 +213,7 @@ class Holdings:
         except Exception as error:
             _log.exception("a job ended with a fault of the worker", extra=_fields(held))
             value = _fault(error)
-        if not held.silenced:
+        if not held.silenced and value.get("reason") != _CANCELLED:
             await self._report(held, value)
         self._leave(held)
 

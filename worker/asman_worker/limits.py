@@ -68,7 +68,8 @@ class Profile:
 
     Shape:  ``drop_all`` False keeps the engine's default capabilities; ``shm_bytes`` is the most a job gets, and what
             it gets if it does not ask, None for no such bound; ``nofile`` None keeps the engine's default; ``tmpfs``
-            are (path, options) of the writable places under a read-only root; ``user`` replaces root.
+            are (path, options) of the writable places under a read-only root, among them a ``/job-cache`` that ends
+            with the job where ``shared_cache`` is False; ``user`` replaces root.
     """
 
     drop_all: bool
@@ -108,6 +109,7 @@ PROFILES: Mapping[str, Profile] = {
             ("/var/tmp", "rw,exec,nosuid,nodev,size=128m,mode=1777"),
             ("/run", "rw,exec,nosuid,nodev,size=64m,mode=1777"),
             ("/home", "rw,exec,nosuid,nodev,size=128m,mode=1777"),
+            ("/job-cache", "rw,exec,nosuid,nodev,size=1g,mode=1777"),
         ),
         shared_cache=False,
     ),
@@ -198,7 +200,7 @@ class Allotment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """One mount: a host path (``source``), a named volume (``volume``), or with neither a volume of its own."""
+    """One mount: of a host path (``source``) or of a named volume (``volume``)."""
 
     target: str
     source: str = ""
@@ -248,6 +250,7 @@ class ContainerSpec:
     mounts: tuple[Mount, ...]
     device_ids: tuple[str, ...]
     stop_grace_s: float
+    runs_as_root: bool
 
 
 def read_requirements(definition: Mapping[str, Any]) -> Requirements:
@@ -345,12 +348,12 @@ def image_of(definition: Mapping[str, Any], grant: Grant) -> str:
     Errors: BadDefinition if there is none or it is not an image name; LimitExceeded if the owner does not allow it.
     """
     image = definition.get("image")
+    if definition.get("build"):
+        raise BadDefinition(
+            "definition.build asks for an image to be built, which this worker does not do",
+            hint="Push the image to a registry and name it in definition.image, without definition.build.",
+        )
     if not isinstance(image, str) or not image.strip():
-        if definition.get("build"):
-            raise BadDefinition(
-                "definition.build asks for an image to be built, which this worker does not do",
-                hint="Push the image to a registry and name it in definition.image.",
-            )
         raise BadDefinition("the definition names no image", hint='Set "image", for example "alpine:3.19.1".')
     name = image.strip()
     if len(name) > 512 or not _IMAGE.match(name):
@@ -421,6 +424,7 @@ def container_spec(
     Source: contract, "Container creation" and "Container hardening".
     """
     profile = grant.rules
+    image_is_root = image_user.partition(":")[0] in ("", "0", "root")
     user_env = _env(definition.get("env"))
     command, entrypoint = container_argv(
         definition.get("command"),
@@ -433,7 +437,7 @@ def container_spec(
         command=command,
         entrypoint=entrypoint,
         workdir=_workdir(definition.get("workdir")),
-        user=profile.user if image_user.partition(":")[0] in ("", "0", "root") else "",
+        user=profile.user if image_is_root else "",
         env=tuple({**user_env, **_system_env(server_url, job_id, allotment.gpus)}.items()),
         labels=tuple({**labels, "asman.gpus": ",".join(gpu.device_id for gpu in allotment.gpus)}.items()),
         cores=allotment.cores,
@@ -450,6 +454,7 @@ def container_spec(
         mounts=_mounts(folders, cache_volume(queue) if profile.shared_cache else ""),
         device_ids=tuple(gpu.device_id for gpu in allotment.gpus),
         stop_grace_s=grant.stop_grace_s,
+        runs_as_root=image_is_root and not profile.user,
     )
 
 
@@ -522,7 +527,7 @@ def _mounts(folders: JobFolders, volume: str) -> tuple[Mount, ...]:
         Mount(target="/inputs", source=folders.inputs, read_only=True),
         Mount(target="/outputs", source=folders.outputs),
         *(Mount(target=target, source=path, read_only=True) for target, path in folders.config_files),
-        Mount(target="/job-cache", volume=volume),
+        *([Mount(target="/job-cache", volume=volume)] if volume else []),
     )
 
 
@@ -605,5 +610,4 @@ def _device_requests(device_ids: tuple[str, ...]) -> list[dict[str, Any]]:
 def _mount(mount: Mount) -> dict[str, Any]:
     if mount.source:
         return {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
-    source = {"Source": mount.volume} if mount.volume else {}
-    return {"Type": "volume", **source, "Target": mount.target, "ReadOnly": mount.read_only}
+    return {"Type": "volume", "Source": mount.volume, "Target": mount.target, "ReadOnly": mount.read_only}

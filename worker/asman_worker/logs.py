@@ -51,6 +51,7 @@ TAIL_BYTES = 4 << 20
 _HEADER = struct.Struct(">BxxxL")
 _PIECE_BYTES = 16 << 10
 _DENSE_LINES = 512
+_DENSE_LINE_BYTES = 16
 _FLUSH_S = 0.1
 _FLUSH_BYTES = 64 << 10
 _PARTIAL_S = 1.0
@@ -103,6 +104,8 @@ class LineSplitter:
         self._pending = b""
         self._breaks = deque(sorted(breaks))
         self.offset = 0
+        self.coarse = False
+        """Give out large pieces from now on, whole lines together."""
 
     @property
     def has_pending(self) -> bool:
@@ -111,7 +114,7 @@ class LineSplitter:
     def feed(self, data: bytes) -> list[str]:
         buffer = self._pending + data if self._pending else data
         texts, at = [], 0
-        dense = not self._breaks and buffer.count(b"\n") > _DENSE_LINES
+        dense = not self._breaks and (self.coarse or _is_dense(buffer))
         while (end := self._end(buffer, at, dense)) > at:
             texts.append(self._give(buffer[at:end]))
             at = end
@@ -139,8 +142,8 @@ class LineSplitter:
         while self._breaks and self._breaks[0] <= self.offset:
             self._breaks.popleft()
         limit = min(at + _PIECE_BYTES, len(buffer))
-        if dense and limit - at == _PIECE_BYTES:
-            return buffer.rfind(b"\n", at, limit) + 1 or limit
+        if dense:
+            return buffer.rfind(b"\n", at, limit) + 1 or (limit if limit - at == _PIECE_BYTES else at)
         end = _line_end(buffer, at, limit)
         if end == at and limit - at == _PIECE_BYTES:
             end = limit
@@ -149,6 +152,12 @@ class LineSplitter:
             if planned <= (end if end > at else limit):
                 return planned
         return end
+
+
+def _is_dense(buffer: bytes) -> bool:
+    """Many lines at once, and short ones."""
+    lines = buffer.count(b"\n")
+    return lines > _DENSE_LINES and len(buffer) < lines * _DENSE_LINE_BYTES
 
 
 def _line_end(buffer: bytes, at: int, limit: int) -> int:
@@ -276,6 +285,7 @@ class LogPump:
             number = STDERR if stream == STDERR else STDOUT
             if fresh := self._unseen(number, data):
                 self._received[number] += len(fresh)
+                self._splitters[number].coarse = self.kept.is_full
                 texts = self._splitters[number].feed(fresh)
                 self._take(number, texts, moment or now)
                 if texts:

@@ -36,7 +36,10 @@ _REGISTER_EVERY_S = 10.0
 _DOUBT_S = 6.0
 """How long a job that seems lost to us is kept, because lists arrive late and out of step."""
 _JITTER_S = 0.25
+_DEFINITIONS_KEPT = 1000
 _ASK_AGAIN_S = 11.0
+_LOOK_AHEAD = 16
+"""How many of the longest waiting jobs are looked at, so that a long queue costs no more than a short one."""
 
 
 class Mirror:
@@ -65,6 +68,8 @@ class Mirror:
 
     def take_definitions(self, definitions: Mapping[str, Mapping[str, Any]]) -> None:
         self._definitions.update(definitions)
+        while len(self._definitions) > _DEFINITIONS_KEPT:
+            del self._definitions[next(iter(self._definitions))]
         self._changed.set()
 
     def wants(self, report: Report) -> bool:
@@ -137,9 +142,9 @@ class Mirror:
 
     async def _take_more(self, now: float) -> None:
         """Start what waits, oldest first, as far as there is room; and what the server thinks we run already."""
-        if self._agent.is_draining or not self._has_list:
+        if self._agent.is_draining or not self._has_list or self._agent.offer().jobs <= 0:
             return
-        for job_id, record in self._candidates():
+        for job_id, record in self._candidates()[:_LOOK_AHEAD]:
             definition = self._definitions.get(job_id)
             if definition is None:
                 await self._ask_for(job_id, now)
@@ -158,6 +163,7 @@ class Mirror:
             (job_id, record)
             for job_id, record in self._states.items()
             if job_id not in held
+            and can_ever_run(record, self._agent.holdings.grant)
             and self._agent.holdings.outbox.find(self._agent.queue, job_id) is None
             and (
                 record.get("state") == "Queued" or (record.get("state") == "Running" and record.get("worker") == worker)

@@ -27,10 +27,10 @@ from asman_worker.gpu import choose, detect, parse_gpus
 from asman_worker.holdings import Holdings
 from asman_worker.limits import Grant, check_grant, default_memory_bytes
 from asman_worker.outbox import Outbox
-from asman_worker.reconcile import keep_clean, take_up_again
+from asman_worker.reconcile import RunsHere, keep_clean, take_up_again
 from asman_worker.shelf import Shelf
 
-__all__ = ["read_grant", "run_worker"]
+__all__ = ["own_tasks", "read_grant", "run_worker", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -79,13 +79,14 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> None:
                 docker=engine,
                 session=session,
             )
-            async with _tasks() as spawn:
-                await _serve(config, stop, identity, executor, grant, session, spawn)
-            await executor.close()
+            async with own_tasks() as spawn:
+                arch = (await engine.info()).arch
+                await serve(config, stop, identity, executor, grant, session, spawn, arch=arch)
+            await executor.settle()
 
 
 @asynccontextmanager
-async def _tasks() -> AsyncIterator[Any]:
+async def own_tasks() -> AsyncIterator[Any]:
     """Tasks that the process owns; what is left at the end is cancelled and waited for."""
     running: set[asyncio.Task[None]] = set()
 
@@ -103,15 +104,18 @@ async def _tasks() -> AsyncIterator[Any]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _serve(
+async def serve(
     config: WorkerConfig,
     stop: asyncio.Event,
     identity: Identity,
-    executor: Executor,
+    executor: RunsHere,
     grant: Grant,
     session: aiohttp.ClientSession,
     spawn: Any,
+    *,
+    arch: str = "",
 ) -> None:
+    """The queues over one executor: agents, what an earlier process left, the end in good order."""
     outbox, shelf = Outbox(identity.directory / "outbox"), Shelf(identity.directory / "held")
     outbox.load()
     holdings = Holdings(
@@ -130,7 +134,7 @@ async def _serve(
             worker_id=identity.worker_id,
             holdings=holdings,
             session=session,
-            arch=(await executor.engine_info()).arch,
+            arch=arch,
         )
         for queue in config.queues
     ]

@@ -10,30 +10,39 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Protocol
 
 from asman.errors import AsmanError
 from asman_worker.docker import EngineError
-from asman_worker.executor import Executor, Held
-from asman_worker.holdings import Holdings
+from asman_worker.executor import Held
+from asman_worker.holdings import Holdings, Runs
 from asman_worker.outbox import Key
 from asman_worker.shelf import ShelvedJob
 
-__all__ = ["keep_clean", "take_up_again", "to_follow"]
+__all__ = ["RunsHere", "keep_clean", "take_up_again", "to_follow"]
 
 _log = logging.getLogger(__name__)
 
 _CLEAN_EVERY_S = 60.0
 
 
+class RunsHere(Runs, Protocol):
+    """What carries jobs out, and knows what it has on this host (``executor.Executor``)."""
+
+    async def held(self) -> list[Held]: ...
+
+    async def clean(self, keep: set[Key]) -> None: ...
+
+
 def to_follow(
     held: list[Held], shelved: Mapping[Key, ShelvedJob], reported: set[Key], queues: tuple[str, ...]
 ) -> list[ShelvedJob]:
     """The jobs to take up again: a container, a note, no report yet, and a queue that is served now. Pure."""
-    there = {container.key for container in held}
+    there = {(found.queue, found.job_id, found.attempt) for found in held}
     return [job for key, job in sorted(shelved.items()) if key in there and key not in reported and job.queue in queues]
 
 
-async def take_up_again(executor: Executor, holdings: Holdings, *, queues: tuple[str, ...], server: str) -> int:
+async def take_up_again(executor: RunsHere, holdings: Holdings, *, queues: tuple[str, ...], server: str) -> int:
     """Follow what still runs (or has ended unseen), and remove what nobody tracks; before the first connection.
 
     Errors: Unavailable if the engine does not answer.
@@ -54,7 +63,7 @@ def _kept(holdings: Holdings) -> set[Key]:
     return set(holdings.keys)
 
 
-async def keep_clean(executor: Executor, holdings: Holdings) -> None:
+async def keep_clean(executor: RunsHere, holdings: Holdings) -> None:
     """Now and then remove what should not be there: a removal that failed, a container made by a dying process."""
     while True:
         await asyncio.sleep(_CLEAN_EVERY_S)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
-from asman.errors import AsmanError, Unavailable
 
+from asman.errors import AsmanError, Unavailable
 from asman_worker.docker import ContainerState, Engine, EngineError
 from asman_worker.logs import LogPump
 

@@ -1,0 +1,72 @@
+"""The kits as pytest classes over the URL that ``check_backend`` hands in; collected by it and by nobody else.
+
+What a URL claims is not known, so every backend but ``memory:`` is taken to be durable and shared. What a test
+stored is deleted after it, through a store opened for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from asman import memory
+from asman.abc import BlobStore, Notifier
+from asman.config import Config
+from asman.job import State
+from asman.plugins import load_plugins, open_blob_store, open_job_store, open_notifier
+from asman.testing.blob_store import BlobStoreKit
+from asman.testing.check import EXAM_URL
+from asman.testing.fixtures import Exam
+from asman.testing.job_store import JobStoreKit
+from asman.testing.log_store import Store
+from asman.testing.notifier import NotifierKit
+
+__all__ = ["TestBlobStore", "TestJobStore", "TestNotifier"]
+
+
+class _AtUrl(Exam):
+    """Shape: ``url`` is what is examined; each opening asks the installed plugins anew, as a server does."""
+
+    url: str
+
+    @pytest.fixture(autouse=True)
+    def _at_url(self, request: pytest.FixtureRequest, _prepared: None) -> Iterator[None]:
+        self.url = request.config.stash[EXAM_URL]
+        self.durable = self.shared = self.streams = self.url != "memory:"
+        self.plugins = load_plugins([memory])
+        yield
+        if self.durable:
+            asyncio.run(self.sweep())
+
+    async def sweep(self) -> None:
+        """Remove what the test has stored."""
+
+
+class TestJobStore(_AtUrl, JobStoreKit):
+    async def open_store(self) -> Store:
+        return cast(Store, open_job_store(self.plugins, self.url, Config()))
+
+    async def sweep(self) -> None:
+        async with await self.open_store() as store:
+            for queue in self.queues:
+                while jobs := await store.list(queue, states=[s for s in State if s is not State.ABSENT]):
+                    for job in jobs:
+                        await store.delete(queue, job.job_id, expected=job.version)
+
+
+class TestBlobStore(_AtUrl, BlobStoreKit):
+    async def open_store(self) -> BlobStore:
+        return open_blob_store(self.plugins, self.url, Config())
+
+    async def sweep(self) -> None:
+        async with await self.open_store() as store:
+            for key in self.__dict__.get("keys", []):
+                await store.delete(key)
+
+
+class TestNotifier(_AtUrl, NotifierKit):
+    async def open_notifier(self) -> Notifier:
+        return open_notifier(self.plugins, self.url, Config())

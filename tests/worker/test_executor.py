@@ -1,0 +1,574 @@
+"""Whole jobs on a real engine: from assignment to report, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from asman.errors import BadRequest
+from asman_worker.docker import Engine
+from asman_worker.executor import CANCELLED, PULL_STEP, RUN_STEP, Assignment, Executor
+from asman_worker.gpu import Gpu
+from asman_worker.limits import NETWORK, Grant, cache_volume
+from docker_engine import IMAGE, DockerEngine
+from worker_blobs import BlobServer
+
+pytestmark = pytest.mark.docker
+
+GRANT = Grant(cores=2, memory_bytes=1 << 30, max_duration_s=60, stop_grace_s=1.0)
+QUEUE = "a-queue"
+GONE_S = 30.0
+
+
+class Bench:
+    """A worker's container half on the engine, with a blob server, and the jobs a test runs on it."""
+
+    def __init__(self, engine: Engine, session: aiohttp.ClientSession, blobs: BlobServer, data: Path) -> None:
+        self.engine = engine
+        self.session = session
+        self.blobs = blobs
+        self.data = data
+        self.worker_id = f"worker-{hashlib.sha256(str(data).encode()).hexdigest()[:12]}"
+        self.lines: list[tuple[str, list[Any]]] = []
+        self.executors: list[Executor] = []
+        self.executor = self.another()
+
+    def another(self, grant: Grant = GRANT, worker_id: str = "") -> Executor:
+        """A further executor: another grant, another process of the same worker, or another worker."""
+        executor = Executor(
+            grant=grant,
+            worker_id=worker_id or self.worker_id,
+            data_directory=self.data,
+            docker=self.engine,
+            session=self.session,
+        )
+        self.executors.append(executor)
+        return executor
+
+    def assignment(self, definition: dict[str, Any], attempt: int = 1) -> Assignment:
+        full = {"image": IMAGE, **definition}
+        job_id = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()
+        return Assignment(queue=QUEUE, job_id=job_id, attempt=attempt, definition=full, server_url=self.blobs.url)
+
+    def log(self, step: str, lines: list[list[Any]]) -> None:
+        self.lines += [(step, line) for line in lines]
+
+    def live(self, step: str = RUN_STEP) -> str:
+        return "".join(line[0] for where, line in self.lines if where == step)
+
+    async def run(self, command: Any, executor: Executor | None = None, **definition: Any) -> dict[str, Any]:
+        assignment = self.assignment({"command": command, **definition})
+        async with asyncio.timeout(60):
+            return await (executor or self.executor).run(assignment, self.log)
+
+    async def containers(self, worker_id: str = "") -> list[Any]:
+        return await self.engine.find({"asman.worker": worker_id or self.worker_id})
+
+    async def settle(self) -> None:
+        for executor in self.executors:
+            async with asyncio.timeout(GONE_S):
+                await executor.settle()
+
+    def files(self) -> list[Path]:
+        return [path for path in self.data.rglob("*") if path.is_file()]
+
+    async def close(self) -> None:
+        await self.settle()
+        for executor in self.executors:
+            for container in await self.containers(executor.worker_id):
+                await self.engine.remove(container.id)
+
+
+@pytest.fixture
+async def bench(docker_host: str, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with Engine(docker_host) as engine, aiohttp.ClientSession() as session, BlobServer() as blobs:
+        opened = Bench(engine, session, blobs, tmp_path)
+        yield opened
+        await opened.close()
+
+
+async def until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def text_of(report: dict[str, Any], *, stderr: bool = False) -> str:
+    return "".join(line[0] for line in report["result"]["logs"] if (len(line) == 3) is stderr)
+
+
+# Reports ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_succeeds_reports_its_output_and_nothing_else(bench: Bench) -> None:
+    report = await bench.run("echo hello")
+    assert (report["reason"], report["outcome"]) == ("Success", "succeeded")
+    result = report["result"]
+    assert [line[0] for line in result["logs"]] == ["hello\n"]
+    assert result["logs"] == [line for _, line in bench.lines]
+    assert (result["StatusCode"], result["isTimedOut"], result["outputs"]) == (0, False, {})
+    assert 0 <= result["duration"] < 10_000
+    assert "error" not in result
+
+
+async def test_the_container_holds_the_images_root_and_the_three_folders(bench: Bench) -> None:
+    report = await bench.run("ls -a /")
+    names = set(text_of(report).split())
+    assert {".dockerenv", "inputs", "job-cache", "outputs"} < names
+    plain = {"bin", "dev", "etc", "home", "proc", "root", "sbin", "sys", "tmp", "usr", "var", ".", ".."}
+    assert names - plain - {"linuxrc"} == {".dockerenv", "inputs", "job-cache", "outputs"}
+
+
+async def test_a_failing_job_is_a_success_on_the_wire_that_collects_its_outputs(bench: Bench) -> None:
+    report = await bench.run("sh -c 'echo partial > /outputs/p; echo bad >&2; exit 3'")
+    assert (report["reason"], report["outcome"], report["result"]["StatusCode"]) == ("Success", "failed", 3)
+    assert report["result"]["outputs"] == {"p": {"value": base64.b64encode(b"partial\n").decode(), "type": "base64"}}
+    assert text_of(report, stderr=True) == "bad\n[asman] exit code 3\n"
+
+
+async def test_a_job_over_its_time_is_stopped_and_keeps_its_log_but_no_outputs(bench: Bench) -> None:
+    report = await bench.run("sh -c 'echo begun; touch /outputs/x; sleep 60'", maxDuration="1s")
+    assert (report["reason"], report["outcome"]) == ("TimedOut", "timed_out")
+    result = report["result"]
+    assert (result["StatusCode"], result["isTimedOut"], result["outputs"]) == (137, True, {})
+    assert 1000 <= result["duration"] < 10_000
+    assert text_of(report) == "begun\n"
+    assert "timed out" in text_of(report, stderr=True)
+
+
+async def test_a_job_over_its_memory_says_so(bench: Bench) -> None:
+    report = await bench.run("tail /dev/zero", requirements={"memory": "16m"})
+    assert (report["reason"], report["outcome"], report["result"]["oomKilled"]) == ("Success", "out_of_memory", True)
+    assert "16.0 MiB" in text_of(report, stderr=True)
+
+
+async def test_a_program_that_is_not_there_fails_with_127(bench: Bench) -> None:
+    report = await bench.run("no-such-program")
+    assert (report["outcome"], report["result"]["StatusCode"]) == ("failed", 127)
+
+
+async def test_shell_text_without_an_entrypoint_runs_in_a_shell(bench: Bench) -> None:
+    report = await bench.run("echo a | tr a b && echo $WORD > /outputs/w; cat /outputs/w", env={"WORD": "from env"})
+    assert text_of(report) == "b\nfrom env\n"
+
+
+@pytest.mark.parametrize(
+    ("definition", "step", "words"),
+    [
+        ({"build": {"dockerfile": "FROM scratch"}}, "limits", "definition.build"),
+        ({"image": "https://github.com/a/b"}, "limits", "no image name"),
+        ({"requirements": {"cpus": 64}}, "limits", "asks for 64"),
+        ({"maxDuration": "soon"}, "limits", "maxDuration"),
+        ({"inputs": {"../x": {"value": "y"}}}, "inputs", "../x"),
+        ({"inputs": {"x": {"type": "key", "value": "missing"}}}, "inputs", "404"),
+        ({"image": "127.0.0.1:1/no/registry:1"}, "image", "could not be pulled"),
+        ({"env": {"A=": "1"}}, "create", "A="),
+        ({"configFiles": {"/etc": {"value": "a file"}}}, "start", "engine answered"),
+    ],
+)
+async def test_the_step_that_fails_names_itself_and_why(
+    bench: Bench, definition: dict[str, Any], step: str, words: str
+) -> None:
+    report = await bench.run("true", **definition)
+    assert (report["reason"], report["outcome"]) == ("Error", "error")
+    result = report["result"]
+    assert result["error"].startswith(f"[asman] step {step} failed: ")
+    assert words in result["error"]
+    assert text_of(report, stderr=True) == result["error"] + "\n"
+    assert (result["outputs"], result["isTimedOut"]) == ({}, False)
+    assert "StatusCode" not in result
+    await bench.settle()
+    assert await bench.containers() == []
+    assert bench.files() == []
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+async def test_inputs_are_there_and_cannot_be_written(bench: Bench) -> None:
+    key = bench.blobs.add(b"from a blob\n")
+    report = await bench.run(
+        "cat /inputs/a/b.txt /inputs/k /etc/app.conf; echo x > /inputs/new || echo read-only; "
+        "echo x >> /inputs/k || echo read-only; echo x > /etc/app.conf || echo read-only",
+        inputs={"a/b.txt": {"value": "inline\n"}, "k": {"type": "key", "value": key}},
+        configFiles={"/etc/app.conf": {"value": "config\n"}},
+    )
+    assert text_of(report) == "inline\nfrom a blob\nconfig\nread-only\nread-only\nread-only\n"
+
+
+async def test_outputs_of_every_size_come_back_and_links_do_not(bench: Bench) -> None:
+    script = (
+        "mkdir -p /outputs/sub/dir /outputs/empty-folder; touch /outputs/empty; printf hi > /outputs/small; "
+        "yes | head -c 100000 > /outputs/sub/dir/big; ln -s /etc/passwd /outputs/link; mkfifo /outputs/pipe"
+    )
+    report = await bench.run(script)
+    big = b"y\n" * 50_000
+    key = hashlib.sha256(big).hexdigest()
+    result = report["result"]
+    assert result["outputs"] == {
+        "empty": {"value": "", "type": "base64"},
+        "small": {"value": base64.b64encode(b"hi").decode(), "type": "base64"},
+        "sub/dir/big": {"value": f"{bench.blobs.url}/f/{key}", "type": "url", "hash": key},
+    }
+    assert bench.blobs.blobs[key] == big
+    assert result["outputsSkipped"] == [
+        {"name": "link", "reason": "a symbolic link"},
+        {"name": "pipe", "reason": "a pipe"},
+    ]
+    assert "/outputs/link is left out" in text_of(report, stderr=True)
+    assert report["outcome"] == "succeeded"
+
+
+async def test_outputs_that_cannot_be_uploaded_fail_the_job_but_keep_its_log(bench: Bench) -> None:
+    bench.blobs.fail_next, bench.blobs.fail_status = 1, 403
+    report = await bench.run("echo done; head -c 5000 /dev/zero > /outputs/big")
+    assert (report["reason"], report["outcome"]) == ("Error", "error")
+    assert report["result"]["error"].startswith("[asman] step outputs failed")
+    assert text_of(report) == "done\n"
+    assert report["result"]["outputs"] == {}
+
+
+async def test_more_outputs_than_the_owner_allows_are_refused(bench: Bench) -> None:
+    few = bench.another(replace(GRANT, max_output_files=3))
+    report = await bench.run("for n in 1 2 3 4; do touch /outputs/$n; done", few)
+    assert "more than 3 files" in report["result"]["error"]
+
+
+async def test_files_of_the_containers_root_are_read_and_removed(bench: Bench) -> None:
+    report = await bench.run("mkdir -m 700 /outputs/d; echo x > /outputs/d/f; chmod 600 /outputs/d/f; chown -R 7:7 /outputs/d")
+    assert list(report["result"]["outputs"]) == ["d/f"]
+    await bench.settle()
+    assert bench.files() == []
+
+
+async def test_the_cache_is_kept_for_the_queue(bench: Bench, docker_engine: DockerEngine) -> None:
+    await bench.run("echo remembered > /job-cache/x")
+    report = await bench.run("cat /job-cache/x")
+    assert text_of(report) == "remembered\n"
+    await bench.settle()
+    assert docker_engine.request("DELETE", f"/volumes/{cache_volume(QUEUE)}")[0] == 204
+
+
+# Isolation --------------------------------------------------------------------------------------------------------
+
+
+async def inspected(bench: Bench, executor: Executor | None = None, **definition: Any) -> dict[str, Any]:
+    """What the engine says about the container of a running job."""
+    running = asyncio.create_task(bench.run("echo up; sleep 60", executor, **definition))
+    await until(lambda: "up" in bench.live())
+    (container,) = await bench.containers()
+    shown: dict[str, Any] = await bench.engine._quick.containers.container(container.id).show()
+    assignment = bench.assignment({"command": "echo up; sleep 60", **definition})
+    await (executor or bench.executor).stop(*assignment.key)
+    assert await running == CANCELLED
+    return shown
+
+
+async def test_the_engine_confirms_every_limit(bench: Bench) -> None:
+    shown = await inspected(bench, requirements={"cpus": 1.5, "memory": "200m"}, shmSize="32m")
+    config = shown["HostConfig"]
+    assert (config["NanoCpus"], config["Memory"], config["MemorySwap"]) == (1_500_000_000, 200 << 20, 200 << 20)
+    assert (config["PidsLimit"], config["ShmSize"], config["OomScoreAdj"]) == (1024, 32 << 20, 500)
+    assert (config["Privileged"], config["CapDrop"], config["Init"]) == (False, ["ALL"], True)
+    assert sorted(c.removeprefix("CAP_") for c in config["CapAdd"]) == [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "SETGID",
+        "SETUID",
+    ]
+    assert config["SecurityOpt"] == ["no-new-privileges"]
+    assert (config["NetworkMode"], config["IpcMode"], config["PidMode"]) == (NETWORK, "private", "")
+    assert (config["RestartPolicy"]["Name"], config["AutoRemove"]) == ("no", False)
+    assert config["LogConfig"] == {"Type": "local", "Config": {"max-file": "2", "max-size": "5m"}}
+    assert {mount["Destination"]: mount["RW"] for mount in shown["Mounts"]} == {
+        "/inputs": False,
+        "/outputs": True,
+        "/job-cache": True,
+    }
+    assert shown["Config"]["Labels"]["asman.worker"] == bench.worker_id
+    assert shown["Config"]["Labels"]["asman.attempt"] == "1"
+
+
+async def test_a_job_has_only_the_capabilities_of_the_profile_and_seccomp(bench: Bench) -> None:
+    report = await bench.run("grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status")
+    values = dict(line.split(":\t") for line in text_of(report).splitlines())
+    assert values == {"CapEff": "00000000000000fb", "NoNewPrivs": "1", "Seccomp": "2"}
+
+
+async def test_a_job_cannot_start_more_processes_than_allowed(bench: Bench) -> None:
+    tight = bench.another(replace(GRANT, pids=20))
+    report = await bench.run("for n in $(seq 100); do sleep 5 & done; wait", tight, maxDuration="20s")
+    assert "fork" in text_of(report, stderr=True)
+
+
+async def test_two_jobs_cannot_reach_each_other(bench: Bench) -> None:
+    listening = bench.assignment({"command": "sh -c 'ip -4 addr show eth0 | grep inet; nc -l -p 7000'"})
+    first = asyncio.create_task(bench.executor.run(listening, bench.log))
+    await until(lambda: "inet" in bench.live())
+    address = bench.live().split()[1].partition("/")[0]
+    report = await bench.run(f"sh -c 'nc -w 2 {address} 7000 < /dev/null && echo reached || echo blocked'")
+    assert text_of(report) == "blocked\n"
+    await bench.executor.stop(*listening.key)
+    assert await first == CANCELLED
+
+
+async def test_no_network_means_loopback_only(bench: Bench) -> None:
+    report = await bench.run("ip -o link | wc -l", bench.another(replace(GRANT, network="none")))
+    assert text_of(report) == "1\n"
+
+
+async def test_a_strict_worker_runs_jobs_without_root_and_with_a_fresh_cache(bench: Bench) -> None:
+    strict = bench.another(replace(GRANT, profile="strict"))
+    script = "id -u; touch /x 2>/dev/null || echo read-only; echo y > /tmp/y; echo z > /job-cache/z; echo o > /outputs/o"
+    report = await bench.run(script, strict)
+    assert text_of(report) == "65532\nread-only\n"
+    assert list(report["result"]["outputs"]) == ["o"]
+    report = await bench.run("ls -A /job-cache | wc -l", strict)
+    assert text_of(report) == "0\n"
+
+
+async def test_a_trusted_worker_runs_jobs_too(bench: Bench) -> None:
+    report = await bench.run("echo fine", bench.another(replace(GRANT, profile="trusted")))
+    assert text_of(report) == "fine\n"
+
+
+async def test_an_image_with_its_own_user_can_write_where_it_should(bench: Bench, docker_engine: DockerEngine) -> None:
+    container = await bench.engine.create({"Image": IMAGE})
+    changes = "repo=asman-test&tag=user&changes=USER%2065534"
+    assert docker_engine.request("POST", f"/commit?container={container}&{changes}")[0] == 201
+    await bench.engine.remove(container)
+    report = await bench.run(
+        "id -u; cat /inputs/i; echo c > /job-cache/mine; cat /job-cache/mine; echo o > /outputs/o",
+        image="asman-test:user",
+        inputs={"i": {"value": "input\n"}},
+    )
+    assert text_of(report) == "65534\ninput\nc\n"
+    assert list(report["result"]["outputs"]) == ["o"]
+
+
+# Ending early, and starting again ---------------------------------------------------------------------------------
+
+
+async def test_a_stopped_job_is_gone_within_its_grace_and_reports_nothing(bench: Bench) -> None:
+    script = "trap 'echo stopping; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    assignment = bench.assignment({"command": script})
+    running = asyncio.create_task(bench.executor.run(assignment, bench.log))
+    await until(lambda: "up" in bench.live())
+    begun = time.monotonic()
+    await bench.executor.stop(*assignment.key)
+    assert time.monotonic() - begun < GRANT.stop_grace_s + 5
+    assert await running == CANCELLED
+    assert await bench.containers() == []
+    assert bench.files() == []
+    assert bench.executor.free().cores == GRANT.cores
+
+
+async def test_stopping_also_ends_a_download(bench: Bench) -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin")
+        asked.set()
+        await ended.wait()
+        writer.close()
+
+    asked, ended = asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(never, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    definition = {"command": "true", "inputs": {"x": {"type": "url", "value": f"{url}/x"}}}
+    assignment = replace(bench.assignment(definition), server_url=url)
+    running = asyncio.create_task(bench.executor.run(assignment, bench.log))
+    async with asyncio.timeout(10):
+        await asked.wait()
+        await bench.executor.stop(*assignment.key)
+        assert await running == CANCELLED
+    ended.set()
+    server.close()
+    assert bench.files() == []
+
+
+async def test_an_attempt_that_was_stopped_before_it_began_does_not_begin(bench: Bench) -> None:
+    assignment = bench.assignment({"command": "echo never"})
+    await bench.executor.stop(*assignment.key)
+    assert await bench.executor.run(assignment, bench.log) == CANCELLED
+    assert bench.lines == []
+    report = await bench.executor.run(replace(assignment, attempt=2), bench.log)
+    assert report["outcome"] == "succeeded"
+
+
+async def test_one_attempt_is_not_run_twice_at_once(bench: Bench) -> None:
+    assignment = bench.assignment({"command": "echo up; sleep 60"})
+    running = asyncio.create_task(bench.executor.run(assignment, bench.log))
+    await until(lambda: "up" in bench.live())
+    with pytest.raises(RuntimeError, match="under way already"):
+        await bench.executor.run(assignment, bench.log)
+    await bench.executor.stop(*assignment.key)
+    assert await running == CANCELLED
+
+
+async def interrupted(bench: Bench, script: str, marker: str) -> Assignment:
+    """A job whose worker process ended while it ran: the task is cancelled, the container stays."""
+    assignment = bench.assignment({"command": script})
+    running = asyncio.create_task(bench.executor.run(assignment, bench.log))
+    await until(lambda: marker in bench.live())
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await bench.settle()
+    return assignment
+
+
+async def test_a_job_survives_its_worker_and_is_taken_up_again(bench: Bench) -> None:
+    script = "sh -c 'echo one; sleep 2; echo two; echo kept > /outputs/k'"
+    assignment = await interrupted(bench, script, "one")
+    again = bench.another()
+    (held,) = await again.held()
+    assert (held.key, held.running) == (assignment.key, True)
+    bench.lines.clear()
+    async with asyncio.timeout(30):
+        report = await again.resume(assignment, bench.log, skip_lines=1)
+    assert report is not None
+    assert report["outcome"] == "succeeded"
+    assert text_of(report) == "one\ntwo\n"
+    assert bench.live() == "two\n"
+    assert list(report["result"]["outputs"]) == ["k"]
+    assert report["result"]["duration"] >= 2000
+    await bench.settle()
+    assert await bench.containers() == []
+    assert bench.files() == []
+
+
+async def test_a_job_that_ended_while_nobody_looked_is_reported(bench: Bench) -> None:
+    assignment = await interrupted(bench, "sh -c 'echo one; sleep 1; echo two >&2; exit 5'", "one")
+    (container,) = await bench.containers()
+    assert await bench.engine.wait(container.id) == 5
+    again = bench.another()
+    (held,) = await again.held()
+    assert held.running is False
+    report = await again.resume(assignment, bench.log)
+    assert report is not None
+    assert (report["outcome"], report["result"]["StatusCode"]) == ("failed", 5)
+    assert text_of(report, stderr=True) == "two\n[asman] exit code 5\n"
+
+
+async def test_there_is_nothing_to_take_up_where_nothing_was_started(bench: Bench) -> None:
+    assignment = bench.assignment({"command": "true"})
+    assert await bench.executor.resume(assignment, bench.log) is None
+
+
+async def test_a_job_that_was_taken_up_again_can_be_stopped(bench: Bench) -> None:
+    assignment = await interrupted(bench, "echo up; sleep 60", "up")
+    again = bench.another()
+    bench.lines.clear()
+    running = asyncio.create_task(again.resume(assignment, bench.log))
+    await until(lambda: "up" in bench.live())
+    assert again.free().cores == 1
+    await again.stop(*assignment.key)
+    assert await running == CANCELLED
+    assert await bench.containers() == []
+
+
+async def test_cleaning_removes_what_nobody_keeps_and_leaves_other_workers_alone(bench: Bench) -> None:
+    stray = await interrupted(bench, "echo stray; sleep 60", "stray")
+    kept = await interrupted(bench, "echo kept; sleep 60", "kept")
+    created = await bench.engine.create({"Image": IMAGE, "Labels": {"asman.worker": bench.worker_id}})
+    other = bench.another(worker_id=f"{bench.worker_id}-other")
+    others = bench.assignment({"command": "echo other; sleep 60"})
+    running = asyncio.create_task(other.run(others, bench.log))
+    await until(lambda: "other" in bench.live())
+    again = bench.another()
+    await again.clean({kept.key})
+    assert [held.key for held in await again.held()] == [kept.key]
+    assert created not in [c.id for c in await bench.containers()]
+    assert [held.key for held in await other.held()] == [others.key]
+    folders = {path.name for path in bench.data.glob("jobs/*/*/*")}
+    assert folders == {kept.job_id, others.job_id}
+    assert stray.job_id not in folders
+    await again.clean(set())
+    assert await again.held() == []
+    await other.stop(*others.key)
+    assert await running == CANCELLED
+
+
+async def test_cleaning_never_touches_a_job_that_is_under_way(bench: Bench) -> None:
+    assignment = bench.assignment({"command": "echo up; sleep 1; echo done"})
+    running = asyncio.create_task(bench.executor.run(assignment, bench.log))
+    await until(lambda: "up" in bench.live())
+    await bench.executor.clean(set())
+    assert (await running)["outcome"] == "succeeded"
+
+
+async def test_a_job_leaves_nothing_behind(bench: Bench, docker_engine: DockerEngine) -> None:
+    volumes = json.loads(docker_engine.request("GET", "/volumes")[1])["Volumes"] or []
+    await bench.run("echo x > /outputs/x", inputs={"i": {"value": "y"}})
+    await bench.settle()
+    assert await bench.containers() == []
+    assert bench.files() == []
+    left = json.loads(docker_engine.request("GET", "/volumes")[1])["Volumes"] or []
+    assert {v["Name"] for v in left} - {v["Name"] for v in volumes} <= {cache_volume(QUEUE)}
+
+
+# Room -------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_runs_is_accounted_and_what_does_not_fit_waits(bench: Bench) -> None:
+    grant = replace(GRANT, gpus=(Gpu(index=0, uuid="GPU-a"),))
+    executor = bench.another(grant)
+    assert (executor.free().cores, executor.free().jobs, executor.free().gpus) == (2, 2, 1)
+    first = bench.assignment({"command": "echo first; sleep 60", "requirements": {"cpus": 1.5}})
+    running = asyncio.create_task(executor.run(first, bench.log))
+    await until(lambda: "first" in bench.live())
+    free = executor.free()
+    assert (free.cores, free.jobs) == (0.5, 0)
+    assert free.memory_bytes == GRANT.memory_bytes - int(GRANT.memory_bytes * 0.75)
+    second = asyncio.create_task(bench.run("echo second", executor))
+    await asyncio.sleep(0.5)
+    assert "second" not in bench.live()
+    await executor.stop(*first.key)
+    assert await running == CANCELLED
+    assert (await second)["outcome"] == "succeeded"
+    assert executor.free().cores == 2
+
+
+async def test_a_waiting_job_can_be_stopped(bench: Bench) -> None:
+    first = bench.assignment({"command": "echo first; sleep 60", "requirements": {"cpus": 2}})
+    second = bench.assignment({"command": "echo second"})
+    running = asyncio.create_task(bench.executor.run(first, bench.log))
+    await until(lambda: "first" in bench.live())
+    waiting = asyncio.create_task(bench.executor.run(second, bench.log))
+    await asyncio.sleep(0.2)
+    await bench.executor.stop(*second.key)
+    assert await asyncio.wait_for(waiting, 5) == CANCELLED
+    await bench.executor.stop(*first.key)
+    assert await running == CANCELLED
+
+
+async def test_several_jobs_run_side_by_side(bench: Bench) -> None:
+    wide = bench.another(replace(GRANT, cores=4))
+    reports = await asyncio.gather(*(bench.run(f"echo job {n}", wide) for n in range(6)))
+    assert sorted(text_of(report) for report in reports) == [f"job {n}\n" for n in range(6)]
+
+
+def test_a_grant_that_cannot_be_kept_is_refused_at_once(bench: Bench) -> None:
+    with pytest.raises(BadRequest):
+        bench.another(replace(GRANT, profile="loose"))
+
+
+async def test_steps_of_the_log_are_named_as_on_the_wire(bench: Bench) -> None:
+    await bench.run("echo x", image="127.0.0.1:1/none:1")
+    await bench.run("echo y")
+    assert {step for step, _ in bench.lines} == {RUN_STEP}
+    assert PULL_STEP == "docker image pull"

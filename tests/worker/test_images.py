@@ -1,0 +1,258 @@
+"""Pulling: shared between waiters, told in few lines, and not done where it need not be."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from asman_worker.docker import Engine
+from asman_worker.images import Images, PullFailed, PullProgress, moves, registry_auth, registry_of
+from docker_engine import IMAGE, DockerEngine
+
+LIMIT_S = 60.0
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
+def test_progress_is_one_line_per_change_of_a_layer() -> None:
+    progress = PullProgress()
+    events = [
+        {"status": "Pulling from library/alpine", "id": "3.19"},
+        {"status": "Pulling fs layer", "id": "l1"},
+        {"status": "Downloading", "id": "l1", "progressDetail": {"current": 1}},
+        {"status": "Downloading", "id": "l1", "progressDetail": {"current": 2}},
+        {"status": "Downloading", "id": "l2"},
+        {"status": "Pull complete", "id": "l1"},
+        {"status": "Digest: sha256:0"},
+        {"status": "Digest: sha256:0"},
+        {"aux": {}},
+    ]
+    assert [line for event in events if (line := progress.line(event))] == [
+        "3.19: Pulling from library/alpine\n",
+        "l1: Pulling fs layer\n",
+        "l1: Downloading\n",
+        "l2: Downloading\n",
+        "l1: Pull complete\n",
+        "Digest: sha256:0\n",
+    ]
+
+
+def test_only_latest_moves() -> None:
+    assert moves("alpine:latest")
+    assert moves("host:5000/a:latest")
+    assert not moves("alpine:3.19.1")
+    assert not moves("a:latest@sha256:" + "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("image", "registry"),
+    [("alpine:1", ""), ("me/tool:1", ""), ("ghcr.io/me/tool:1", "ghcr.io"), ("host:5000/a:1", "host:5000"), ("localhost/a:1", "localhost")],
+)
+def test_the_registry_is_the_first_part_if_it_looks_like_a_host(image: str, registry: str) -> None:
+    assert registry_of(image) == registry
+
+
+def test_logins_are_taken_from_dockers_own_file(tmp_path: Path) -> None:
+    login = base64.b64encode(b"me:pass:word").decode()
+    auths = {"ghcr.io": {"auth": login}, "https://index.docker.io/v1/": {"auth": login}, "empty.io": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+    env = {"DOCKER_CONFIG": str(tmp_path)}
+    expected = {"username": "me", "password": "pass:word", "serveraddress": "ghcr.io"}
+    assert registry_auth("ghcr.io/a:1", env) == expected
+    assert registry_auth("alpine:1", env) == {**expected, "serveraddress": "https://index.docker.io/v1/"}
+    assert registry_auth("empty.io/a:1", env) is None
+    assert registry_auth("other.io/a:1", env) is None
+
+
+@pytest.mark.parametrize("content", [None, "not json", '{"auths": null}', '{"auths": {"ghcr.io": {"auth": "%%%"}}}'])
+def test_a_file_without_a_login_is_no_login(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert registry_auth("ghcr.io/a:1", {"DOCKER_CONFIG": str(tmp_path)}) is None
+
+
+class Registry:
+    """The registry process, in the engine's network."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.address = address
+        self.folder = folder
+
+    def count(self, part: str) -> int:
+        log = self.folder / "log"
+        return sum(part in line for line in log.read_text().splitlines()) if log.exists() else 0
+
+    def hold(self) -> None:
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink()
+
+
+@pytest.fixture
+def registry(docker_engine: DockerEngine, free_port: int, tmp_path: Path) -> Iterator[Registry]:
+    command = [sys.executable, str(SUPPORT / "tiny_registry.py"), str(free_port), str(tmp_path)]
+    if docker_engine.pid is not None:
+        command = docker_engine.inside(*command)
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield Registry(f"127.0.0.1:{free_port}", tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+async def engine(docker_host: str) -> AsyncIterator[Engine]:
+    async with Engine(docker_host) as opened:
+        yield opened
+
+
+async def until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.docker
+async def test_an_image_that_is_here_is_used_without_asking_anybody(engine: Engine) -> None:
+    said: list[str] = []
+    info = await Images(engine).ensure(IMAGE, said.append, limit_s=LIMIT_S)
+    assert info.user == ""
+    assert not info.has_entrypoint
+    assert said == []
+
+
+@pytest.mark.docker
+async def test_a_missing_image_is_pulled_and_told_line_by_line(engine: Engine, registry: Registry) -> None:
+    said: list[str] = []
+    name = f"{registry.address}/one:1"
+    info = await Images(engine).ensure(name, said.append, limit_s=LIMIT_S)
+    assert (info.user, info.has_entrypoint) == ("1000", True)
+    assert any("Pulling from one" in line for line in said)
+    assert any(line.endswith(": Pull complete\n") or "Already exists" in line for line in said)
+    assert len(said) == len(set(said))
+    assert await engine.image(name) == info
+
+
+@pytest.mark.docker
+async def test_jobs_that_wait_for_one_image_share_one_pull(engine: Engine, registry: Registry) -> None:
+    images, name = Images(engine), f"{registry.address}/shared:1"
+    await images.ensure(f"{registry.address}/alone:1", lambda _: None, limit_s=LIMIT_S)
+    registry.hold()
+    said: list[list[str]] = [[], [], []]
+    first = asyncio.create_task(images.ensure(name, said[0].append, limit_s=LIMIT_S))
+    await until(lambda: said[0])
+    others = [asyncio.create_task(images.ensure(name, listener.append, limit_s=LIMIT_S)) for listener in said[1:]]
+    await until(lambda: all(said))
+    registry.release()
+    infos = await asyncio.gather(first, *others)
+    assert infos[0] == infos[1] == infos[2]
+    assert registry.count("/v2/shared/manifests") == registry.count("/v2/alone/manifests")
+    assert said[0] == said[1] == said[2]
+
+
+@pytest.mark.docker
+async def test_one_waiter_that_goes_does_not_end_the_pull_of_the_others(engine: Engine, registry: Registry) -> None:
+    images, name = Images(engine), f"{registry.address}/stays:1"
+    registry.hold()
+    said: list[str] = []
+    goes = asyncio.create_task(images.ensure(name, said.append, limit_s=LIMIT_S))
+    await until(lambda: said)
+    stays = asyncio.create_task(images.ensure(name, said.append, limit_s=LIMIT_S))
+    await until(lambda: len(said) >= 2)
+    goes.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await goes
+    registry.release()
+    assert (await stays).user == "1000"
+
+
+@pytest.mark.docker
+async def test_a_pull_that_nobody_waits_for_is_given_up_and_can_be_begun_again(
+    engine: Engine, registry: Registry
+) -> None:
+    images, name = Images(engine), f"{registry.address}/again:1"
+    registry.hold()
+    said: list[str] = []
+    only = asyncio.create_task(images.ensure(name, said.append, limit_s=LIMIT_S))
+    await until(lambda: said)
+    only.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await only
+    registry.release()
+    assert (await images.ensure(name, said.append, limit_s=LIMIT_S)).user == "1000"
+
+
+@pytest.mark.docker
+async def test_a_pull_has_a_time_limit(engine: Engine, registry: Registry) -> None:
+    registry.hold()
+    name = f"{registry.address}/slow:1"
+    try:
+        with pytest.raises(PullFailed, match="within"):
+            await Images(engine).ensure(name, lambda _: None, limit_s=0.5)
+    finally:
+        registry.release()
+
+
+@pytest.mark.docker
+async def test_an_image_that_the_registry_lacks_says_so(engine: Engine, registry: Registry) -> None:
+    with pytest.raises(PullFailed, match="manifest unknown"):
+        await Images(engine).ensure(f"{registry.address}/missing:1", lambda _: None, limit_s=LIMIT_S)
+
+
+@pytest.mark.docker
+async def test_latest_is_asked_for_again_but_not_at_every_job(engine: Engine, registry: Registry) -> None:
+    images, name = Images(engine), f"{registry.address}/moving:latest"
+    await images.ensure(name, lambda _: None, limit_s=LIMIT_S)
+    asked_once = registry.count("/v2/moving/manifests")
+    await images.ensure(name, lambda _: None, limit_s=LIMIT_S)
+    assert registry.count("/v2/moving/manifests") == asked_once
+    await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    assert registry.count("/v2/moving/manifests") > asked_once
+
+
+@pytest.mark.docker
+async def test_a_fixed_tag_that_is_here_is_not_asked_for_again(engine: Engine, registry: Registry) -> None:
+    name = f"{registry.address}/fixed:1"
+    await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    asked = registry.count("")
+    await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    assert registry.count("") == asked
+
+
+@pytest.mark.docker
+async def test_a_local_latest_is_used_if_the_registry_fails(engine: Engine, registry: Registry) -> None:
+    name = f"{registry.address}/gone:latest"
+    info = await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    (registry.folder / "broken").touch()
+    said: list[str] = []
+    assert await Images(engine).ensure(name, said.append, limit_s=LIMIT_S) == info
+    assert "using the copy that is here" in said[-1]
+
+
+@pytest.mark.docker
+async def test_the_owners_login_is_used_for_a_private_registry(
+    engine: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{registry.address}/closed:1"
+    (registry.folder / "private").touch()
+    with pytest.raises(PullFailed):
+        await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    login = {"auths": {registry.address: {"auth": base64.b64encode(b"me:secret").decode()}}}
+    (registry.folder / "config.json").write_text(json.dumps(login))
+    monkeypatch.setitem(os.environ, "DOCKER_CONFIG", str(registry.folder))
+    assert (await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)).user == "1000"

@@ -1,0 +1,473 @@
+"""Request meets grant: what the engine is told, and that no job can move it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asman.errors import AsmanError, BadDefinition, BadRequest, LimitExceeded
+from asman_worker.gpu import Gpu
+from asman_worker.limits import (
+    NETWORK,
+    PROFILES,
+    Allotment,
+    Grant,
+    JobFolders,
+    allot,
+    cache_volume,
+    check_grant,
+    container_spec,
+    create_body,
+    default_memory_bytes,
+    image_of,
+    labels_of,
+    read_requirements,
+    time_limit_s,
+)
+
+GIB = 1 << 30
+GRANT = Grant(cores=4, memory_bytes=16 * GIB, max_duration_s=1200, tags=frozenset({"big", "ssd"}))
+JOB = "a" * 64
+FOLDERS = JobFolders(inputs="/d/in", outputs="/d/out")
+
+
+def body(definition: Mapping[str, Any], grant: Grant = GRANT, **options: Any) -> dict[str, Any]:
+    """The create request of a definition, as the executor makes it."""
+    image = image_of(definition, grant)
+    allotment = allot(read_requirements(definition), grant)
+    gpus = options.pop("gpus", ())
+    spec = container_spec(
+        definition,
+        replace(allotment, gpus=gpus),
+        grant,
+        image=image,
+        folders=options.pop("folders", FOLDERS),
+        labels=labels_of("worker-1", "queue-1", JOB, 3),
+        queue="queue-1",
+        job_id=JOB,
+        server_url="http://server:8000",
+        image_user=options.pop("image_user", ""),
+        image_has_entrypoint=options.pop("image_has_entrypoint", False),
+    )
+    return create_body(spec, **options)
+
+
+def host(definition: Mapping[str, Any], grant: Grant = GRANT, **options: Any) -> dict[str, Any]:
+    config: dict[str, Any] = body(definition, grant, **options)["HostConfig"]
+    return config
+
+
+PLAIN = {"image": "alpine:3.19.1", "command": "true"}
+
+
+def test_the_standard_profile_names_every_field_that_isolates() -> None:
+    config = host(PLAIN)
+    expected = {
+        "Privileged": False,
+        "NanoCpus": 1_000_000_000,
+        "Memory": 4 * GIB,
+        "MemorySwap": 4 * GIB,
+        "PidsLimit": 1024,
+        "ShmSize": GIB,
+        "CapDrop": ["ALL"],
+        "CapAdd": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": False,
+        "Tmpfs": {},
+        "Init": True,
+        "AutoRemove": False,
+        "RestartPolicy": {"Name": "no"},
+        "LogConfig": {"Type": "local", "Config": {"max-size": "5m", "max-file": "2"}},
+        "OomScoreAdj": 500,
+        "NetworkMode": NETWORK,
+        "PublishAllPorts": False,
+        "PortBindings": {},
+        "IpcMode": "private",
+        "PidMode": "",
+        "UTSMode": "",
+        "CgroupnsMode": "private",
+        "Devices": [],
+        "DeviceRequests": [],
+        "Binds": [],
+        "VolumesFrom": [],
+        "GroupAdd": [],
+        "ExtraHosts": [],
+    }
+    assert {name: config[name] for name in expected} == expected
+    assert sorted(config) == sorted([*expected, "Ulimits", "Mounts"])
+    assert {u["Name"]: (u["Soft"], u["Hard"]) for u in config["Ulimits"]} == {
+        "core": (0, 0),
+        "fsize": (16 * GIB, 16 * GIB),
+        "nofile": (65536, 65536),
+    }
+
+
+def test_only_inputs_outputs_and_the_cache_are_mounted() -> None:
+    assert host(PLAIN)["Mounts"] == [
+        {"Type": "bind", "Source": "/d/in", "Target": "/inputs", "ReadOnly": True},
+        {"Type": "bind", "Source": "/d/out", "Target": "/outputs", "ReadOnly": False},
+        {"Type": "volume", "Source": cache_volume("queue-1"), "Target": "/job-cache", "ReadOnly": False},
+    ]
+
+
+def test_absolute_config_files_are_mounted_one_by_one_and_read_only() -> None:
+    folders = replace(FOLDERS, config_files=(("/etc/x.conf", "/d/conf/etc/x.conf"),))
+    assert {
+        "Type": "bind",
+        "Source": "/d/conf/etc/x.conf",
+        "Target": "/etc/x.conf",
+        "ReadOnly": True,
+    } in host(PLAIN, folders=folders)["Mounts"]
+
+
+def test_what_is_outside_of_the_host_config_is_closed_too() -> None:
+    request = body(PLAIN)
+    assert (request["Tty"], request["OpenStdin"], request["AttachStdin"]) == (False, False, False)
+    assert (request["AttachStdout"], request["AttachStderr"]) == (True, True)
+    assert request["Healthcheck"] == {"Test": ["NONE"]}
+    assert "User" not in request
+    assert "Entrypoint" not in request
+
+
+# What a stranger might try. Values that are read at all are refused or have no effect on the host's side.
+ATTEMPTS: list[dict[str, Any]] = [
+    {"HostConfig": {"Privileged": True}},
+    {"hostConfig": {"Binds": ["/:/host"]}},
+    {"privileged": True},
+    {"Privileged": True},
+    {"binds": ["/var/run/docker.sock:/var/run/docker.sock"]},
+    {"Binds": ["/:/host"]},
+    {"volumes": {"/host": {}}},
+    {"Volumes": {"/": {}}},
+    {"mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
+    {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
+    {"volumesFrom": ["other"]},
+    {"capAdd": ["SYS_ADMIN"]},
+    {"CapAdd": ["ALL"]},
+    {"cap_add": ["NET_ADMIN"]},
+    {"capDrop": []},
+    {"securityOpt": ["seccomp=unconfined"]},
+    {"SecurityOpt": ["apparmor=unconfined"]},
+    {"devices": ["/dev/kvm"]},
+    {"Devices": [{"PathOnHost": "/dev/sda"}]},
+    {"DeviceRequests": [{"Count": -1}]},
+    {"gpus": "all"},
+    {"networkMode": "host"},
+    {"network": "host"},
+    {"NetworkMode": "container:other"},
+    {"pidMode": "host"},
+    {"PidMode": "host"},
+    {"ipcMode": "host"},
+    {"UTSMode": "host"},
+    {"CgroupnsMode": "host"},
+    {"CgroupParent": "/"},
+    {"usernsMode": "host"},
+    {"runtime": "nvidia"},
+    {"Runtime": "sysbox"},
+    {"memory": "900g"},
+    {"Memory": 0},
+    {"memorySwap": -1},
+    {"NanoCpus": 10**12},
+    {"cpus": 64},
+    {"pidsLimit": -1},
+    {"ulimits": [{"Name": "nofile", "Hard": 10**9}]},
+    {"readonlyRootfs": False},
+    {"oomKillDisable": True},
+    {"OomScoreAdj": -1000},
+    {"sysctls": {"kernel.shmmax": "1"}},
+    {"tmpfs": {"/run": ""}},
+    {"ports": {"22/tcp": 22}},
+    {"PublishAllPorts": True},
+    {"extraHosts": ["metadata:169.254.169.254"]},
+    {"dns": ["10.0.0.1"]},
+    {"groupAdd": ["docker"]},
+    {"init": False},
+    {"logConfig": {"Type": "syslog"}},
+    {"restartPolicy": {"Name": "always"}},
+    {"autoRemove": True},
+    {"user": "0:0"},
+    {"env": {"NVIDIA_VISIBLE_DEVICES": "all", "CUDA_VISIBLE_DEVICES": "0"}},
+    {"env": {"DOCKER_HOST": "unix:///var/run/docker.sock"}},
+    {"workdir": "/outputs/../.."},
+    {"entrypoint": "/bin/sh -c"},
+    {"command": ["--privileged", "-v", "/:/host"]},
+    {"labels": {"asman.worker": "other"}},
+    {"name": "other"},
+    {"shmSize": "500g"},
+    {"requirements": {"disk": "9t", "privileged": True}},
+    {"v": 99},
+]
+
+
+def test_there_are_enough_attempts() -> None:
+    assert len(ATTEMPTS) >= 60
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=str)
+def test_no_member_of_a_definition_moves_the_host_config(attempt: dict[str, Any]) -> None:
+    assert host({**PLAIN, **attempt}) == host(PLAIN)
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=str)
+def test_no_member_of_a_definition_moves_labels_user_or_the_systems_variables(attempt: dict[str, Any]) -> None:
+    request, plain = body({**PLAIN, **attempt}), body(PLAIN)
+    assert request["Labels"] == plain["Labels"]
+    assert "User" not in request
+    assert {*plain["Env"]} <= {*request["Env"]}
+    assert request["Image"] == plain["Image"]
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=20).filter(lambda name: name not in {"image", "build", "requirements", "shmSize"}),
+        st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=10), lambda s: st.lists(s, max_size=3)),
+        max_size=6,
+    )
+)
+def test_random_members_move_nothing_on_the_host(members: dict[str, Any]) -> None:
+    try:
+        config = host({**members, **PLAIN})
+    except AsmanError:
+        return
+    assert config == host(PLAIN)
+
+
+def test_what_a_job_asks_within_the_grant_is_what_it_gets() -> None:
+    config = host({**PLAIN, "requirements": {"cpus": 2.5, "memory": "3g"}, "shmSize": "64m"})
+    assert (config["NanoCpus"], config["Memory"], config["MemorySwap"]) == (2_500_000_000, 3 * GIB, 3 * GIB)
+    assert config["ShmSize"] == 64 << 20
+
+
+def test_a_job_that_does_not_say_gets_the_share_of_its_cores() -> None:
+    assert allot(read_requirements({"requirements": {"cpus": 0.5}}), GRANT) == Allotment(cores=0.5, memory_bytes=2 * GIB)
+    assert allot(read_requirements({"requirements": {"cpus": 4}}), GRANT).memory_bytes == 16 * GIB
+
+
+@pytest.mark.parametrize(
+    ("definition", "field", "asked", "granted"),
+    [
+        ({"requirements": {"cpus": 5}}, "requirements.cpus", "5", "4"),
+        ({"requirements": {"memory": "17g"}}, "requirements.memory", str(17 * GIB), str(16 * GIB)),
+        ({"requirements": {"gpus": 1}}, "requirements.gpus", "1", "0"),
+        ({"requirements": {"maxDuration": "1h"}}, "requirements.maxDuration", "3600", "1200"),
+        ({"tags": ["tpu"]}, "tags", "tpu", "big,ssd"),
+    ],
+)
+def test_a_job_that_needs_more_than_the_grant_is_refused_with_both_amounts(
+    definition: dict[str, Any], field: str, asked: str, granted: str
+) -> None:
+    with pytest.raises(LimitExceeded) as refused:
+        allot(read_requirements(definition), GRANT)
+    assert field in refused.value.message
+    assert f"asks for {asked}" in refused.value.message
+    assert f"grants {granted}" in refused.value.message
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("definition", "member"),
+    [
+        ({"requirements": {"cpus": "many"}}, "requirements.cpus"),
+        ({"requirements": {"cpus": -1}}, "requirements.cpus"),
+        ({"requirements": {"memory": "lots"}}, "requirements.memory"),
+        ({"requirements": {"gpus": "x"}}, "requirements.gpus"),
+        ({"requirements": {"maxDuration": "soon"}}, "requirements.maxDuration"),
+        ({"requirements": [1]}, "requirements"),
+        ({"tags": "one"}, "tags"),
+        ({"tags": [1]}, "tags"),
+        ({"shmSize": "big"}, "shmSize"),
+        ({"env": ["A=1"]}, "env"),
+        ({"env": {"A=B": "1"}}, "env"),
+        ({"env": {"A": "nul\0"}}, "env.A"),
+        ({"workdir": "relative"}, "workdir"),
+        ({"workdir": 1}, "workdir"),
+        ({"command": 1}, "command"),
+        ({"entrypoint": {}}, "entrypoint"),
+    ],
+)
+def test_a_member_that_cannot_be_read_is_refused_by_name(definition: dict[str, Any], member: str) -> None:
+    with pytest.raises(BadDefinition) as refused:
+        body({**PLAIN, **definition})
+    assert f"definition.{member}" in refused.value.message
+
+
+def test_gpus_are_given_by_uuid_and_numbered_from_zero_inside() -> None:
+    grant = replace(GRANT, gpus=(Gpu(index=0, uuid="GPU-a"), Gpu(index=1, uuid="GPU-b"), Gpu(index=5)))
+    request = body({**PLAIN, "requirements": {"gpus": 2}}, grant, gpus=grant.gpus[1:])
+    assert request["HostConfig"]["DeviceRequests"] == [
+        {"Driver": "nvidia", "DeviceIDs": ["GPU-b", "5"], "Capabilities": [["gpu"]]}
+    ]
+    assert "CUDA_VISIBLE_DEVICES=0,1" in request["Env"]
+    assert "NVIDIA_VISIBLE_DEVICES=GPU-b,5" in request["Env"]
+    assert request["Labels"]["asman.gpus"] == "GPU-b,5"
+
+
+def test_a_job_without_gpus_is_shown_none_even_by_an_nvidia_runtime() -> None:
+    request = body({**PLAIN, "env": {"NVIDIA_VISIBLE_DEVICES": "all"}})
+    assert [e for e in request["Env"] if e.startswith("NVIDIA")] == ["NVIDIA_VISIBLE_DEVICES=void"]
+
+
+def test_the_systems_variables_win_and_come_last() -> None:
+    env = body({**PLAIN, "env": {"JOB_ID": "mine", "A": "1", "N": 2, "B": True, "GONE": None}})["Env"]
+    assert "A=1" in env
+    assert "N=2" in env
+    assert "B=true" in env
+    assert not [e for e in env if e.startswith("GONE")]
+    assert [e for e in env if e.startswith("JOB_")] == [
+        f"JOB_ID={JOB}",
+        "JOB_INPUTS=/inputs",
+        "JOB_OUTPUTS=/outputs",
+        "JOB_CACHE=/job-cache",
+        f"JOB_URL_PREFIX=http://server:8000/j/{JOB}",
+        f"JOB_OUTPUTS_URL_PREFIX=http://server:8000/j/{JOB}/outputs/",
+        f"JOB_INPUTS_URL_PREFIX=http://server:8000/j/{JOB}/inputs/",
+    ]
+
+
+def test_labels_say_whose_it_is_to_both_kinds_of_worker() -> None:
+    labels = body(PLAIN)["Labels"]
+    assert labels == {
+        "asman.job": JOB,
+        "asman.worker": "worker-1",
+        "asman.attempt": "3",
+        "asman.queue": "queue-1",
+        "asman.gpus": "",
+        "container.mtfm.io/id": JOB,
+        "container.mtfm.io/queue": "queue-1",
+        "container.mtfm.io/worker": "worker-1",
+    }
+
+
+def test_the_strict_profile_takes_more_away() -> None:
+    grant = replace(GRANT, profile="strict")
+    request = body({**PLAIN, "shmSize": "1g"}, grant)
+    config = request["HostConfig"]
+    assert (config["CapDrop"], config["CapAdd"], config["PidsLimit"]) == (["ALL"], [], 256)
+    assert (config["ReadonlyRootfs"], config["NetworkMode"], config["ShmSize"]) == (True, "none", 64 << 20)
+    assert sorted(config["Tmpfs"]) == ["/home", "/job-cache", "/run", "/tmp", "/var/tmp"]
+    assert request["User"] == "65532:65532"
+    assert [m["Target"] for m in config["Mounts"]] == ["/inputs", "/outputs"]
+
+
+def test_the_strict_profile_leaves_an_images_own_user() -> None:
+    grant = replace(GRANT, profile="strict")
+    assert "User" not in body(PLAIN, grant, image_user="1000:1000")
+    assert body(PLAIN, grant, image_user="0:0")["User"] == "65532:65532"
+    assert body(PLAIN, grant, image_user="root")["User"] == "65532:65532"
+
+
+def test_the_trusted_profile_keeps_the_engines_capabilities() -> None:
+    config = host({**PLAIN, "shmSize": "3g"}, replace(GRANT, profile="trusted"))
+    assert (config["CapDrop"], config["CapAdd"], config["PidsLimit"]) == ([], [], 4096)
+    assert config["SecurityOpt"] == ["no-new-privileges"]
+    assert config["ShmSize"] == 3 * GIB
+    assert config["Privileged"] is False
+    assert [u["Name"] for u in config["Ulimits"]] == ["core"]
+
+
+def test_the_owner_can_loosen_by_name_only() -> None:
+    grant = replace(GRANT, capabilities=("NET_BIND_SERVICE",), allow_setuid=True, pids=99, network="none")
+    config = host(PLAIN, grant)
+    assert "NET_BIND_SERVICE" in config["CapAdd"]
+    assert (config["SecurityOpt"], config["PidsLimit"], config["NetworkMode"]) == ([], 99, "none")
+
+
+def test_cores_are_capped_at_what_the_engine_has() -> None:
+    assert host({**PLAIN, "requirements": {"cpus": 4}}, host_cores=2)["NanoCpus"] == 2_000_000_000
+
+
+def test_selinux_hosts_get_binds_that_relabel() -> None:
+    config = host(PLAIN, selinux=True)
+    assert config["Binds"] == ["/d/in:/inputs:ro,Z", "/d/out:/outputs:Z"]
+    assert [m["Target"] for m in config["Mounts"]] == ["/job-cache"]
+
+
+@pytest.mark.parametrize(
+    ("definition", "seconds"),
+    [
+        ({}, 1200),
+        ({"maxDuration": "10s"}, 10),
+        ({"maxDuration": "5h"}, 1200),
+        ({"maxDuration": ""}, 1200),
+        ({"maxDuration": "10m", "requirements": {"maxDuration": "1m"}}, 60),
+    ],
+)
+def test_the_smallest_time_limit_wins(definition: dict[str, Any], seconds: float) -> None:
+    assert time_limit_s(definition, read_requirements(definition), GRANT) == seconds
+
+
+def test_an_unreadable_time_limit_is_an_error_and_not_an_instant_timeout() -> None:
+    with pytest.raises(BadDefinition, match=r"definition\.maxDuration"):
+        time_limit_s({"maxDuration": "abc"}, read_requirements({}), GRANT)
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("alpine", "alpine:latest"),
+        ("alpine:3.19.1", "alpine:3.19.1"),
+        ("host:5000/a/b", "host:5000/a/b:latest"),
+        ("ghcr.io/a/b:v1", "ghcr.io/a/b:v1"),
+        ("a@sha256:" + "0" * 64, "a@sha256:" + "0" * 64),
+        (" alpine ", "alpine:latest"),
+        ("a__b--c.d/e", "a__b--c.d/e:latest"),
+    ],
+)
+def test_image_names_get_their_tag(image: str, full: str) -> None:
+    assert image_of({"image": image}, GRANT) == full
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["https://github.com/a/b", "git@host:a", "a b", "-v", "A/B", "a:", "a@sha256:1", "../x", "a\nb", "a:b:c", "a" * 600],
+)
+def test_what_is_no_image_name_is_refused(image: str) -> None:
+    with pytest.raises(BadDefinition, match="no image name"):
+        image_of({"image": image}, GRANT)
+
+
+@pytest.mark.parametrize("definition", [{"build": {"dockerfile": "FROM a"}}, {"image": "a", "build": {"context": "u"}}])
+def test_a_build_is_refused_with_what_to_do_instead(definition: dict[str, Any]) -> None:
+    with pytest.raises(BadDefinition, match=r"definition\.build"):
+        image_of(definition, GRANT)
+
+
+@pytest.mark.parametrize("definition", [{}, {"image": ""}, {"image": 3}, {"image": None, "build": {}}])
+def test_a_definition_without_an_image_is_refused(definition: dict[str, Any]) -> None:
+    with pytest.raises(BadDefinition, match="names no image"):
+        image_of(definition, GRANT)
+
+
+def test_the_owners_patterns_decide_which_images_run() -> None:
+    grant = replace(GRANT, images=("alpine:*", "ghcr.io/me/*"))
+    assert image_of({"image": "ghcr.io/me/x"}, grant) == "ghcr.io/me/x:latest"
+    with pytest.raises(LimitExceeded, match="ghcr.io/other/x"):
+        image_of({"image": "ghcr.io/other/x"}, grant)
+
+
+def test_queues_do_not_share_a_cache_and_do_not_show_their_name() -> None:
+    assert cache_volume("secret-queue") != cache_volume("other")
+    assert "secret" not in cache_volume("secret-queue")
+
+
+@pytest.mark.parametrize(
+    "change", [{"profile": "loose"}, {"network": "host"}, {"cores": 0}, {"cores": float("nan")}, {"memory_bytes": 1024}]
+)
+def test_a_grant_that_cannot_be_kept_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        check_grant(replace(GRANT, **change))
+
+
+def test_every_profile_makes_a_grant() -> None:
+    for profile in PROFILES:
+        check_grant(replace(GRANT, profile=profile))
+
+
+def test_an_owner_who_does_not_say_keeps_two_gibibytes_or_half() -> None:
+    assert default_memory_bytes(16 * GIB) == 14 * GIB
+    assert default_memory_bytes(3 * GIB) == 3 * GIB // 2
