@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from quart import Quart, Response, request, websocket
+from quart import Quart, Response, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
@@ -163,22 +163,27 @@ def _guard_requests(app: Quart, config: Config) -> None:
         return response
 
 
+def _asked_path() -> str:
+    """The path of the request or socket at hand."""
+    return request.path if has_request_context() else websocket.path
+
+
 def _translate_errors(app: Quart) -> None:
     @app.errorhandler(AsmanError)
     async def ours(error: AsmanError) -> Response:
-        return respond(error_answer(error, ref=request.path[:80]))
+        return respond(error_answer(error, ref=_asked_path()[:80]))
 
     @app.errorhandler(HTTPException)
     async def routing(error: HTTPException) -> Response:
         if error.code == 404 or isinstance(error, WebsocketMismatch):
-            return respond(error_answer(RouteNotFound(f"there is nothing at {clip(request.path)}")))
+            return respond(error_answer(RouteNotFound(f"there is nothing at {clip(_asked_path())}")))
         if error.code == 405:
             return respond(error_answer(MethodNotAllowed(f"{request.method} does not work on {clip(request.path)}")))
         return respond(error_answer(BadRequest(error.description or error.name)))
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:
-        return respond(error_answer(error, ref=request.path[:80]))
+        return respond(error_answer(error, ref=_asked_path()[:80]))
 
 
 def _attach_sockets(app: Quart, config: Config) -> None:

@@ -261,7 +261,7 @@ def _reported_already(job: Job, event: Reported) -> bool:
         job.has_result
         and job.result_worker == event.worker
         and event.attempt in (None, job.attempt)
-        and job.reason is event.reason
+        and (job.reason, job.outcome, job.exit_code) == (event.reason, event.outcome, event.exit_code)
     )
 
 
@@ -639,7 +639,15 @@ TRANSITIONS: tuple[Row, ...] = (
     Row((_NONE, _F, _X), Imported, _no_result, _F, _import, _NEWS, "a result is brought from another queue"),
     Row((_Q,), Claimed, _always, _R, _claim, _NEWS, "given to a worker"),
     Row((_R,), Claimed, _same_worker, _R, _extend, (), "the same worker says so again"),
-    Row((_R,), Claimed, _preferred, _R, _take_over, _NEWS, "two mirroring workers: the one that sorts first keeps it"),
+    Row(
+        (_R,),
+        Claimed,
+        _preferred,
+        _R,
+        _take_over,
+        (Effect.REVOKE, *_NEWS),
+        "two mirroring workers: the one that sorts first keeps it",
+    ),
     Row((_R,), Renewed, _holds, _R, _extend, (), "the holder is alive"),
     Row((_Q,), Renewed, _held_last, _R, _readopt, _NEWS, "back in time: nobody was given the job since"),
     Row((_R,), Reported, _holds, _F, _report, (*_NEWS, Effect.DELIVER), "the holder's result"),

@@ -27,7 +27,7 @@ _NOTE = "<!-- Made by docs/generate.py from {source}; edit that and run it again
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = [list(head), *(list(row) for row in rows)]
+    lines: list[list[object]] = [list(head), *(list(row) for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
 
@@ -162,7 +162,9 @@ def hooks_page() -> str:
 def _example() -> str:
     """The module's own introduction, with its example as a code block."""
     before, _, rest = inspect.cleandoc(hookspecs.__doc__ or "").partition("::\n\n")
-    indented, after, inside = [], [], True
+    indented: list[str] = []
+    after: list[str] = []
+    inside = True
     for line in rest.splitlines():
         inside = inside and (line.startswith("    ") or not line)
         (indented if inside else after).append(line)

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_the_engine_keeps_off_the_networks_of_this_machine(docker_engine: Docker
     assert "eth0" not in names
 
 
-def _post(engine: DockerEngine, path: str, body: dict[str, object]) -> dict[str, object]:
+def _post(engine: DockerEngine, path: str, body: Mapping[str, object]) -> dict[str, object]:
     status, answer = engine.request("POST", path, json.dumps(body).encode())
     assert status < 300, answer
     return json.loads(answer) if answer else {}

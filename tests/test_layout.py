@@ -82,24 +82,26 @@ def _test_files(module: str) -> list[str]:
         words = re.split(r"[/_.]", path)
         stem = Path(path).stem
         own_file = stem in (f"test_{own}", f"test_{'_'.join(names)}") and all(p in words for p in packages)
-        package_file = bool(packages) and stem == f"test_{packages[-1]}" and _imports(text, _dotted(module))
+        package_file = bool(packages) and stem == f"test_{packages[-1]}" and _imports(text, module)
         if own_file or package_file:
             found.append(path)
     return found
 
 
-def _imports(text: str, dotted: str) -> bool:
+def _imports(text: str, module: str) -> bool:
+    """Does a test name the module, or import one of its names from the package?"""
+    dotted = _dotted(module)
     package, _, name = dotted.rpartition(".")
-    return (
-        dotted in text or re.search(rf"from {re.escape(package)} import [^\n]*\b{re.escape(name)}\b", text) is not None
-    )
+    taken = re.findall(rf"from {re.escape(package)} import (\([^)]*\)|[^\n]*)", text)
+    wanted = re.compile(rf"\b({'|'.join(map(re.escape, [name, *(_listed(module) or ())]))})\b")
+    return dotted in text or any(wanted.search(names) for names in taken)
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if _has_code(m) and m not in WITHOUT_A_TEST])
 def test_every_module_has_a_test_file(module: str) -> None:
     if module in TESTED_IN:
         text = _test_texts()[TESTED_IN[module]]
-        assert _imports(text, _dotted(module)), f"{TESTED_IN[module]} does not import {_dotted(module)}"
+        assert _imports(text, module), f"{TESTED_IN[module]} does not import {_dotted(module)}"
     else:
         assert _test_files(module), f"no test file for {module}: make tests/{module.replace('.py', '')} as test_*.py"
 

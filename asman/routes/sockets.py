@@ -10,7 +10,6 @@ Source: published socket protocol; protocol 2 is this project's.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +20,17 @@ from urllib.parse import unquote
 from quart import websocket
 
 from asman import operations as ops
-from asman.errors import AsmanError, BadMessage, Conflict, JobNotFound, LimitExceeded, StorageFull, Unavailable, clip
+from asman.errors import (
+    AsmanError,
+    BadMessage,
+    Conflict,
+    Expired,
+    JobNotFound,
+    LimitExceeded,
+    StorageFull,
+    Unavailable,
+    clip,
+)
 from asman.identity import check_namespace, check_queue_name
 from asman.job import DEFAULT_NAMESPACE, Job, Requirements, State
 from asman.matching import Capacity
@@ -29,6 +38,7 @@ from asman.messages import PROTOCOL, frame, is_shown, jobs_frame, ms
 from asman.presence import Channel, Hub, Outbox, WorkerSeat
 from asman.rates import source_of
 from asman.services import Services
+from asman.strict_json import decode_json
 from asman.units import parse_duration_s
 
 __all__ = ["parse_socket_path", "serve_client", "serve_worker"]
@@ -87,7 +97,8 @@ class _Peer:
     async def write(self, send_list_when_unchanged: Callable[[], bool]) -> None:
         """Send what is waiting; the whole list after an overflow and, to those who want it, every few seconds."""
         clock = asyncio.get_running_loop().time
-        next_list = clock() + _LIST_EVERY_S
+        every_s = min(_LIST_EVERY_S, self.services.config.lease_s / 3)  # ticks renew the leases of older workers
+        next_list = clock() + every_s
         while not self.hub.closing:
             for message in await self.outbox.take(max(next_list - clock(), 0.01)):
                 await websocket.send(message)
@@ -95,7 +106,7 @@ class _Peer:
                 self.outbox.overflowed = False
                 await websocket.send(await self.listing())
             if clock() >= next_list:
-                next_list = clock() + _LIST_EVERY_S
+                next_list = clock() + every_s
                 await self.tick()
                 if self.wants_list and (send_list_when_unchanged() or self.listed_version != self.channel.version):
                     await websocket.send(await self.listing())
@@ -126,10 +137,7 @@ class _Peer:
             return None
         if not raw.startswith("{"):
             return None  # older browsers send an empty or meaningless first frame
-        try:
-            message = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise BadMessage(f"a frame is not JSON: {clip(raw, 40)}") from error
+        message = decode_json(raw, self.services.config.limits)
         kind, payload = message.get("type"), message.get("payload")
         if not isinstance(kind, str) or not (payload is None or isinstance(payload, dict)):
             raise BadMessage("a frame needs a type (text) and a payload (object)")
@@ -275,9 +283,7 @@ class _Registration:
 
 def _read_registration(payload: dict[str, Any]) -> _Registration:
     """Check what a worker says of itself; members that are not known are passed on to watchers as they are."""
-    worker = payload.get("id")
-    if not isinstance(worker, str) or not 0 < len(worker) <= 128:
-        raise BadMessage("a WorkerRegistration needs an id of 1 to 128 characters")
+    worker = _worker_name(payload.get("id"))
     protocol = payload.get("protocol", 1)
     if protocol not in (1, 2):
         raise BadMessage(f"protocol is {clip(protocol)}; this server speaks 1 and 2")
@@ -286,6 +292,12 @@ def _read_registration(payload: dict[str, Any]) -> _Registration:
         raise BadMessage("holding maps job ids to attempt numbers")
     shown = {k: v for k, v in payload.items() if k != "holding"}
     return _Registration(worker=worker, protocol=protocol, total=_read_total(payload), holding=dict(holding), raw=shown)
+
+
+def _worker_name(name: Any) -> str:
+    if not isinstance(name, str) or not 0 < len(name) <= 128:
+        raise BadMessage(f"the worker id {clip(name)} is not text of 1 to 128 characters")
+    return name
 
 
 def _number(raw: dict[str, Any], name: str, default: float) -> float:
@@ -307,9 +319,16 @@ def _read_total(payload: dict[str, Any]) -> Capacity:
         cores=_number(raw, "cpus", 1.0),
         memory_bytes=None if memory is None else int(_number(raw, "memory_bytes", 0)),
         gpus=len(gpus) if isinstance(gpus, list) else int(_number({"gpus": gpus}, "gpus", 0)),
-        max_duration_s=None if limit is None else float(limit),
-        tags=frozenset(str(tag) for tag in raw.get("tags") or ()),
+        max_duration_s=None if limit is None else _number({"max_duration_s": limit}, "max_duration_s", 0),
+        tags=_read_tags(raw),
     )
+
+
+def _read_tags(raw: dict[str, Any]) -> frozenset[str]:
+    tags = raw.get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise BadMessage(f"tags is {clip(tags)}, not a list of text")
+    return frozenset(tags)
 
 
 class _Worker(_Peer):
@@ -550,7 +569,7 @@ class _Worker(_Peer):
         if not isinstance(value, dict):
             raise BadMessage("a StateChange needs a value (object)")
         stated = value.get("worker") or payload.get("tag") or ""
-        worker = self.seat.worker if self.seat is not None else str(stated)
+        worker = self.seat.worker if self.seat is not None else _worker_name(stated)
         if stated and stated != worker:
             raise BadMessage(f"the connection is registered as {clip(worker)}, the message speaks for {clip(stated)}")
         job_id = _job_of(payload)
@@ -616,12 +635,15 @@ class _Worker(_Peer):
 
     async def definitions(self, payload: dict[str, Any]) -> None:
         found: dict[str, Any] = {}
-        for job_id in list(payload.get("jobIds") or ())[:1000]:
+        asked = payload.get("jobIds") or []
+        if not isinstance(asked, list):
+            raise BadMessage("RequestJobDefinitions needs jobIds: a list of job ids")
+        for job_id in asked[:1000]:
             if not isinstance(job_id, str):
                 continue
             try:
                 job = await ops.find_job(self.services, job_id)
-            except JobNotFound:
+            except (JobNotFound, Expired):
                 continue
             definition = await ops.read_definition_of(self.services, job)
             if definition is not None:

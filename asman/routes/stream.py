@@ -71,8 +71,11 @@ def _event(kind: str, data: Any, position: _Position) -> bytes:
     return b"event: %b\nid: %b\ndata: %b\n\n" % (kind.encode(), position.event_id.encode(), encode(data))
 
 
-async def follow(services: Services, hub: Hub, queue: str, job_id: str, position: _Position) -> AsyncIterator[bytes]:
+async def follow(
+    services: Services, hub: Hub, queue: str, job_id: str, position: _Position | None = None
+) -> AsyncIterator[bytes]:
     """Encoded events until the job has ended. An unknown job ends the stream after a short grace."""
+    position = position or _Position()
     clock = asyncio.get_running_loop().time
     began = clock()
     said: tuple[str, str | None] | None = None

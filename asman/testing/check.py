@@ -89,14 +89,19 @@ def _plugins() -> pluggy.PluginManager:
     return load_plugins([memory])
 
 
+def _options() -> list[str]:
+    given = ("asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function")
+    return [part for option in given for part in ("-o", option)]
+
+
 def _examine(url: str, offered: list[str]) -> list[tuple[str, str]]:
     """Run pytest on the exam's classes, without anybody's configuration."""
     recorder = _Recorder(url)
     exam = Path(__file__).with_name("exam.py")
     chosen = [f"{exam}::{_CLASSES[name]}" for name in offered]
-    quiet = ["-c", os.devnull, "--rootdir", str(exam.parent), "--import-mode", "importlib", "-q", "--no-header"]
+    quiet = ["-c", os.devnull, "--rootdir", str(exam.parent), "--import-mode", "importlib"]
     plugins = ["-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:hypothesispytest"]
-    code = pytest.main([*quiet, *plugins, "-o", "asyncio_mode=auto", *chosen], plugins=[recorder])
+    code = pytest.main([*quiet, *plugins, *_options(), *chosen], plugins=[recorder])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         recorder.outcomes.append(("pytest", f"failed: the exam did not run to its end (exit code {int(code)})"))
     return recorder.outcomes

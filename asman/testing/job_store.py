@@ -289,6 +289,7 @@ class JobStoreKit(LogStoreKit):
             while found := await store.list(self.queue, states=ALL, limit=7, after=after):
                 assert len(found) <= 7
                 seen += found
+                assert len(seen) <= len(jobs), "the cursor met a job again"
                 after = (found[-1].queued_at, found[-1].job_id)
             assert seen == by_age(jobs)
 

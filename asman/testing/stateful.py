@@ -49,7 +49,7 @@ class _Kept:
 
 
 def by_age(jobs: list[Job]) -> list[Job]:
-    return sorted(jobs, key=lambda job: (job.queued_at, job.job_id))
+    return sorted(jobs, key=lambda job: (job.queued_at, job.job_id, job.queue))
 
 
 def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:

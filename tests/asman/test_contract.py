@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from asman.errors import AsmanError, BadName
 from asman.identity import check_blob_key, check_job_id, check_queue_name
 from asman.job import Attempt, Job, Outcome, Reason, State
 from asman.messages import job_record
+from asman.routes import sockets
 from asman.routes.sockets import parse_socket_path
 
 DOCUMENT = openapi("1.2.3", "https://jobs.example")
@@ -142,6 +144,21 @@ def test_every_socket_path_is_one(socket: dict[str, Any]) -> None:
     role = socket["path"].rsplit("/", 1)[1]
     for path in (socket["path"], *socket["aliases"]):
         assert parse_socket_path(path.replace("{queue}", "some-queue")) == ("some-queue", role)
+
+
+def test_every_message_of_a_socket_is_one_that_the_server_reads_or_writes() -> None:
+    core = Path(contract.__file__).parent
+    files = [core / "presence.py", core / "messages.py", *core.glob("routes/*.py"), *core.glob("operations/*.py")]
+    words = set(re.findall(r'"([A-Z]\w+)"', "".join(file.read_text() for file in files)))
+    for socket in WEBSOCKETS:
+        assert {*socket["receives"], *socket["sends"]} <= words
+
+
+def test_every_message_that_the_server_reads_is_stated() -> None:
+    read = re.findall(r'^            (?:case )?"([A-Z]\w+)":', Path(sockets.__file__).read_text(), re.MULTILINE)
+    stated = {message for socket in WEBSOCKETS for message in socket["sends"]}
+    assert len(read) >= 10
+    assert set(read) - {"Running", "Finished"} == stated
 
 
 # --- the same facts as in the code -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The real app in this process, on memory stores and a clock that tests move, and peers that a test leads by hand.
 
-``InProcess`` is one running app. It carries a ``Witness``: a plugin that sees every step of every job, so that what must
-hold of all jobs at all times is checked at the end of every test, whatever the test was about. A ``Peer`` is one socket;
-all waiting is bounded. ``skipping_time`` lets a loop that has nothing to do jump to its next timer.
+``InProcess`` is one running app. It carries a ``Witness``: a plugin that sees every step of every job, so that what
+must hold of all jobs at all times is checked at the end of every test, whatever the test was about. A ``Peer`` is one
+socket; all waiting is bounded. ``skipping_time`` lets a loop that has nothing to do jump to its next timer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quart import Quart
-from quart.testing.connections import TestWebsocketConnection, WebsocketDisconnectError
+from quart.testing.connections import TestWebsocketConnection, WebsocketDisconnectError, WebsocketResponseError
 
 from asman.app import create_app
 from asman.config import load_config
@@ -41,7 +41,7 @@ __all__ = [
     "skipping_time",
 ]
 
-WAIT_S = 10.0
+WAIT_S = 5.0
 ECHO: Mapping[str, Any] = {"image": "alpine:3.19.1", "command": "echo hi"}
 
 
@@ -215,6 +215,15 @@ class InProcess:
         """A socket on this path, led by hand."""
         async with self.client.websocket(path, **options) as connection:
             yield Peer(connection)
+
+    async def refused_socket(self, path: str, **options: Any) -> tuple[int, dict[str, Any]]:
+        """A socket that is not accepted: the status and the body of the answer."""
+        async with self.connect(path, **options) as peer:
+            try:
+                said = await peer.text()
+            except WebsocketResponseError as refused:
+                return refused.response.status_code, await refused.response.get_json()
+        raise AssertionError(f"the socket was accepted and said {said[:80]}")
 
     @asynccontextmanager
     async def watch(self, queue: str, path: str = "/q/{}/client") -> AsyncIterator[Peer]:

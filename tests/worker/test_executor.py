@@ -246,7 +246,9 @@ async def test_more_outputs_than_the_owner_allows_are_refused(bench: Bench) -> N
 
 
 async def test_files_of_the_containers_root_are_read_and_removed(bench: Bench) -> None:
-    report = await bench.run("mkdir -m 700 /outputs/d; echo x > /outputs/d/f; chmod 600 /outputs/d/f; chown -R 7:7 /outputs/d")
+    report = await bench.run(
+        "mkdir -m 700 /outputs/d; echo x > /outputs/d/f; chmod 600 /outputs/d/f; chown -R 7:7 /outputs/d"
+    )
     assert list(report["result"]["outputs"]) == ["d/f"]
     await bench.settle()
     assert bench.files() == []
@@ -333,7 +335,9 @@ async def test_no_network_means_loopback_only(bench: Bench) -> None:
 
 async def test_a_strict_worker_runs_jobs_without_root_and_with_a_fresh_cache(bench: Bench) -> None:
     strict = bench.another(replace(GRANT, profile="strict"))
-    script = "id -u; touch /x 2>/dev/null || echo read-only; echo y > /tmp/y; echo z > /job-cache/z; echo o > /outputs/o"
+    script = (
+        "id -u; touch /x 2>/dev/null || echo read-only; echo y > /tmp/y; echo z > /job-cache/z; echo o > /outputs/o"
+    )
     report = await bench.run(script, strict)
     assert text_of(report) == "65532\nread-only\n"
     assert list(report["result"]["outputs"]) == ["o"]

@@ -54,7 +54,13 @@ def test_only_latest_moves() -> None:
 
 @pytest.mark.parametrize(
     ("image", "registry"),
-    [("alpine:1", ""), ("me/tool:1", ""), ("ghcr.io/me/tool:1", "ghcr.io"), ("host:5000/a:1", "host:5000"), ("localhost/a:1", "localhost")],
+    [
+        ("alpine:1", ""),
+        ("me/tool:1", ""),
+        ("ghcr.io/me/tool:1", "ghcr.io"),
+        ("host:5000/a:1", "host:5000"),
+        ("localhost/a:1", "localhost"),
+    ],
 )
 def test_the_registry_is_the_first_part_if_it_looks_like_a_host(image: str, registry: str) -> None:
     assert registry_of(image) == registry

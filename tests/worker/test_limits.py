@@ -225,7 +225,9 @@ def test_no_member_of_a_definition_moves_labels_user_or_the_systems_variables(at
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=20).filter(lambda name: name not in {"image", "build", "requirements", "shmSize"}),
-        st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=10), lambda s: st.lists(s, max_size=3)),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=10), lambda s: st.lists(s, max_size=3)
+        ),
         max_size=6,
     )
 )
@@ -244,7 +246,9 @@ def test_what_a_job_asks_within_the_grant_is_what_it_gets() -> None:
 
 
 def test_a_job_that_does_not_say_gets_the_share_of_its_cores() -> None:
-    assert allot(read_requirements({"requirements": {"cpus": 0.5}}), GRANT) == Allotment(cores=0.5, memory_bytes=2 * GIB)
+    assert allot(read_requirements({"requirements": {"cpus": 0.5}}), GRANT) == Allotment(
+        cores=0.5, memory_bytes=2 * GIB
+    )
     assert allot(read_requirements({"requirements": {"cpus": 4}}), GRANT).memory_bytes == 16 * GIB
 
 
@@ -424,7 +428,19 @@ def test_image_names_get_their_tag(image: str, full: str) -> None:
 
 @pytest.mark.parametrize(
     "image",
-    ["https://github.com/a/b", "git@host:a", "a b", "-v", "A/B", "a:", "a@sha256:1", "../x", "a\nb", "a:b:c", "a" * 600],
+    [
+        "https://github.com/a/b",
+        "git@host:a",
+        "a b",
+        "-v",
+        "A/B",
+        "a:",
+        "a@sha256:1",
+        "../x",
+        "a\nb",
+        "a:b:c",
+        "a" * 600,
+    ],
 )
 def test_what_is_no_image_name_is_refused(image: str) -> None:
     with pytest.raises(BadDefinition, match="no image name"):

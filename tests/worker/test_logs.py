@@ -32,7 +32,9 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
 
 
-@given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=30)), max_size=8), st.lists(st.integers(0)))
+@given(
+    st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=30)), max_size=8), st.lists(st.integers(0))
+)
 def test_frames_come_whole_however_they_arrive(frames: list[tuple[int, bytes]], places: list[int]) -> None:
     stream = b"".join(frame(number, data) for number, data in frames)
     demultiplexer = Demultiplexer()

@@ -241,7 +241,13 @@ async def test_an_engine_that_does_not_come_back_is_given_up(monkeypatch: pytest
 def test_what_is_left_of_a_limit_is_never_below_zero() -> None:
     def state(started_at: float) -> ContainerState:
         return ContainerState(
-            status="running", running=True, exit_code=0, oom_killed=False, started_at=started_at, finished_at=0, error=""
+            status="running",
+            running=True,
+            exit_code=0,
+            oom_killed=False,
+            started_at=started_at,
+            finished_at=0,
+            error="",
         )
 
     assert remaining_s(state(time.time() - 100), 10) == 0

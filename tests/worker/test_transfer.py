@@ -109,7 +109,9 @@ async def test_only_http_addresses_are_fetched(transfer: Transfer, url: str) -> 
         await transfer.download(url, io.BytesIO(), limit_bytes=LIMIT)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "127.1", "2130706433", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "127.1", "2130706433", "[::ffff:127.0.0.1]"]
+)
 async def test_a_job_cannot_reach_this_network_through_its_inputs(
     session: aiohttp.ClientSession, blobs: BlobServer, host: str
 ) -> None:

@@ -69,9 +69,7 @@ async def refusal(workspace: Workspace, transfer: Transfer, limit_bytes: int = 1
     return cause
 
 
-async def test_every_type_of_reference_is_written(
-    workspace: Workspace, transfer: Transfer, blobs: BlobServer
-) -> None:
+async def test_every_type_of_reference_is_written(workspace: Workspace, transfer: Transfer, blobs: BlobServer) -> None:
     key = blobs.add(b"from a blob")
     await write(
         workspace,
@@ -151,7 +149,19 @@ async def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize(
     "name",
-    ["/", "/proc/x", "/sys", "/dev/null", "/outputs/x", "/job-cache", "/inputs", "/etc/../x", "//x", "/a:ro", "/inputs/../x"],
+    [
+        "/",
+        "/proc/x",
+        "/sys",
+        "/dev/null",
+        "/outputs/x",
+        "/job-cache",
+        "/inputs",
+        "/etc/../x",
+        "//x",
+        "/a:ro",
+        "/inputs/../x",
+    ],
 )
 async def test_a_config_file_cannot_be_mounted_where_it_would_harm(
     workspace: Workspace, transfer: Transfer, name: str
@@ -194,7 +204,9 @@ async def test_all_inputs_together_have_a_limit(workspace: Workspace, transfer: 
     key = blobs.add(b"x" * 600)
     small = {"value": "y" * 600}
     assert isinstance(await refusal(workspace, transfer, 1000, inputs={"a": small, "b": small}), LimitExceeded)
-    assert isinstance(await refusal(workspace, transfer, 500, inputs={"k": {"type": "key", "value": key}}), LimitExceeded)
+    assert isinstance(
+        await refusal(workspace, transfer, 500, inputs={"k": {"type": "key", "value": key}}), LimitExceeded
+    )
 
 
 async def test_a_blob_that_does_not_match_its_key_is_refused(
@@ -262,9 +274,7 @@ async def test_small_outputs_travel_inline_and_large_ones_as_blobs(
     assert blobs.blobs == {key: big, sub_key: b"y" * 201}
 
 
-async def test_an_output_that_the_server_has_is_not_sent(
-    transfer: Transfer, blobs: BlobServer, tmp_path: Path
-) -> None:
+async def test_an_output_that_the_server_has_is_not_sent(transfer: Transfer, blobs: BlobServer, tmp_path: Path) -> None:
     blobs.add(b"z" * 500)
     (tmp_path / "known").write_bytes(b"z" * 500)
     await collected(tmp_path, transfer)

@@ -109,6 +109,7 @@ class _Job:
     image: str = ""
     allotment: Allotment | None = None
     revoked: bool = False
+    interrupted: bool = False
     task: asyncio.Task[dict[str, Any]] | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -267,7 +268,7 @@ class Executor:
             try:
                 report = await job.task
             except asyncio.CancelledError:
-                if not job.revoked or _is_cancelled():
+                if not job.revoked:
                     raise
             if not job.revoked:
                 return report
@@ -342,6 +343,9 @@ class Executor:
             job.pump.add(str(failure))
             job.pump.finish()
             reports.append(failure_report(failure, job.pump.kept))
+        except asyncio.CancelledError:
+            job.interrupted = True
+            raise
         finally:
             job.pump.close()
             self._leave(job)
@@ -459,7 +463,7 @@ class Executor:
 
     def _leave(self, job: _Job) -> None:
         """Remove what the job left, in the background; unless it was stopped (``stop`` does it) or interrupted."""
-        if job.revoked or _is_cancelled():
+        if job.revoked or job.interrupted:
             return
         cleaning = asyncio.create_task(self._remove(job), name=f"remove {job.key[1][:12]}")
         self._background.add(cleaning)
@@ -471,12 +475,6 @@ class Executor:
             await self._remains.remove_folder(self._remains.workspace(job.key), job.image)
         except (AsmanError, EngineError, OSError) as error:
             _log.warning("what a job left could not be removed", extra={"job": job.key[1], "reason": str(error)})
-
-
-def _is_cancelled() -> bool:
-    """Has somebody asked the task at hand to end?"""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _read_breaks(file: Path) -> dict[int, list[int]]:

@@ -20,7 +20,7 @@ from asman.errors import AsmanError
 from asman.matching import fits
 from asman_worker.limits import Grant, allot, read_requirements
 
-__all__ = ["Free", "Ledger", "Need", "Turns", "read_need"]
+__all__ = ["Free", "Ledger", "Need", "Turns", "can_ever_run", "read_need"]
 
 _LEAST_CORES = 0.01
 _LEAST_MEMORY_BYTES = 6 << 20

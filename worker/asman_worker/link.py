@@ -25,7 +25,15 @@ import aiohttp
 
 from asman.messages import frame
 
-__all__ = ["Backoff", "Connection", "Disconnected", "connections", "socket_url"]
+__all__ = [
+    "PING_EVERY_S",
+    "SILENCE_LIMIT_S",
+    "Backoff",
+    "Connection",
+    "Disconnected",
+    "connections",
+    "socket_url",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -184,7 +184,7 @@ def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool) -> di
 
 
 def _all_readable(root: Path, scan: Scan) -> bool:
-    return all(os.access(root.joinpath(*file.parts), os.R_OK) for file in scan.files)
+    return all(os.access(root.joinpath(*file.parts), os.R_OK, effective_ids=True) for file in scan.files)
 
 
 def _key_of(container: Container) -> Key | None:
