@@ -13,14 +13,14 @@
     │   ├── JobNotFound
     │   ├── BlobNotFound
     │   ├── FileNotFound
+    │   ├── NotFinished       asked for what only a finished job has
     │   └── RouteNotFound
     ├── MethodNotAllowed      405
     ├── OriginRefused         403
     ├── Expired               410
     ├── Conflict              409  somebody else changed the record first
     │   ├── TransitionRefused the state table has no such step
-    │   ├── LeaseLost         the reporter no longer holds the job
-    │   └── NotFinished       asked for what only a finished job has
+    │   └── LeaseLost         the reporter no longer holds the job
     ├── RangeRefused          416
     ├── LimitExceeded         413  (or 422 where the limit is on a member)
     ├── RateLimited           429
@@ -153,6 +153,11 @@ class FileNotFound(NotFound):
     hint = "The job's record lists the names of its inputs and outputs."
 
 
+class NotFinished(NotFound):
+    code = "not_finished"
+    hint = "Wait for the job, for example with GET /q/<queue>/j/<job>/stream."
+
+
 class RouteNotFound(NotFound):
     code = "route_not_found"
     hint = "See /openapi.json for the routes of this server."
@@ -189,11 +194,6 @@ class TransitionRefused(Conflict):
 class LeaseLost(Conflict):
     code = "lease_lost"
     hint = "The job has been given to another attempt; drop this one."
-
-
-class NotFinished(Conflict):
-    code = "not_finished"
-    hint = "Wait for the job, for example with GET /q/<queue>/j/<job>/stream."
 
 
 class RangeRefused(AsmanError):

@@ -150,7 +150,7 @@ async def _replace_due(services: Services, job: Job, now: float) -> None:
 async def _deliver(services: Services, job: Job, callback: Callback) -> None:
     now = services.clock()
     due_at = None if await _try(services, job, callback, now) else now + backoff_s(callback.tries, random.random())
-    began = callback_began(job, callback)
+    began = _callback_began(job, callback)
     if due_at is not None and due_at - began > _DELIVER_FOR_S:
         _log.warning("a callback is given up", extra={"job": job.job_id, "event": callback.event})
         due_at = None
@@ -160,7 +160,7 @@ async def _deliver(services: Services, job: Job, callback: Callback) -> None:
         return
 
 
-def callback_began(job: Job, callback: Callback) -> float:
+def _callback_began(job: Job, callback: Callback) -> float:
     """When the callback first fell due."""
     if callback.event == "finished" and job.finished_at is not None:
         return job.finished_at

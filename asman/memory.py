@@ -35,7 +35,7 @@ _BUCKET = 512
 _LOG_HALF_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 
-Key = tuple[Any, ...]
+_Key = tuple[Any, ...]
 
 
 class _Ordered:
@@ -44,13 +44,13 @@ class _Ordered:
     __slots__ = ("_buckets", "_lasts")
 
     def __init__(self) -> None:
-        self._buckets: list[list[Key]] = []
-        self._lasts: list[Key] = []
+        self._buckets: list[list[_Key]] = []
+        self._lasts: list[_Key] = []
 
     def __bool__(self) -> bool:
         return bool(self._buckets)
 
-    def add(self, key: Key) -> None:
+    def add(self, key: _Key) -> None:
         if not self._buckets:
             self._buckets.append([key])
             self._lasts.append(key)
@@ -64,7 +64,7 @@ class _Ordered:
             self._buckets[at : at + 1] = [bucket[:half], bucket[half:]]
             self._lasts[at : at + 1] = [bucket[half - 1], bucket[-1]]
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: _Key) -> None:
         at = bisect_left(self._lasts, key)
         bucket = self._buckets[at]
         del bucket[bisect_left(bucket, key)]
@@ -73,7 +73,7 @@ class _Ordered:
         else:
             del self._buckets[at], self._lasts[at]
 
-    def behind(self, key: Key) -> Iterator[Key]:
+    def behind(self, key: _Key) -> Iterator[_Key]:
         """Keys greater than this one; the empty key is before all."""
         at = bisect_right(self._lasts, key)
         for number in range(at, len(self._buckets)):
@@ -101,7 +101,7 @@ class MemoryJobStore(_Opened):
         self._jobs: dict[tuple[str, str], Job] = {}
         self._documents: dict[tuple[str, str], dict[str, bytes]] = {}
         self._logs: dict[tuple[str, str], _Log] = {}
-        self._indexes: dict[Key, _Ordered] = {}
+        self._indexes: dict[_Key, _Ordered] = {}
         self._counts: dict[str | None, Counter[tuple[State, str]]] = {None: Counter()}
 
     async def load(self, queue: str, job_id: str) -> Job | None:
@@ -195,7 +195,7 @@ class MemoryJobStore(_Opened):
             raise Conflict(f"job {clip(job_id)} has version {stored}, not {expected}: somebody else changed it first")
         return before
 
-    def _behind(self, name: Key, after: Key) -> Iterator[Key]:
+    def _behind(self, name: _Key, after: _Key) -> Iterator[_Key]:
         index = self._indexes.get(name)
         return index.behind(after) if index else iter(())
 
@@ -224,12 +224,12 @@ class MemoryJobStore(_Opened):
             del self._counts[job.queue]
 
 
-def _index_keys(job: Job | None) -> set[tuple[Key, Key]]:
+def _index_keys(job: Job | None) -> set[tuple[_Key, _Key]]:
     """Every (index, key) under which a record is found."""
     if job is None:
         return set()
     place = (job.queued_at, job.job_id)
-    keys: set[tuple[Key, Key]] = {
+    keys: set[tuple[_Key, _Key]] = {
         (("state", job.queue, job.state), place),
         (("shape", job.queue, job.state, job.requirements.shape), place),
         (("job", job.job_id), (job.queued_at, job.queue)),

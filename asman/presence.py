@@ -27,29 +27,50 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG_FRAMES = 2_000
 _BACKLOG_BYTES = 4 << 20
+_LASTING = -1
+"""In the place of a version: the frame is never dropped."""
 _DEPARTURE_S = 3.0
 """How long a worker that closed stays on the list: older workers reconnect all the time."""
 
 
 class Outbox:
-    """Frames waiting for one socket. ``overflowed`` tells the writer to send a snapshot instead of what was lost."""
+    """Frames waiting for one socket. ``overflowed`` tells the writer to send a snapshot instead of what was lost.
+
+    Shape:  a ``lasting`` frame is one that no snapshot replaces (an assignment, an acknowledgement): it is never
+            dropped and does not count against the bounds. ``version`` is the channel's version of a change.
+    """
 
     def __init__(self, *, max_frames: int = _BACKLOG_FRAMES, max_bytes: int = _BACKLOG_BYTES) -> None:
-        self._frames: deque[str] = deque()
-        self._bytes = 0
+        self._frames: deque[tuple[str, int]] = deque()
+        self._count = self._bytes = 0
         self._max_frames, self._max_bytes = max_frames, max_bytes
         self._ready = asyncio.Event()
         self.overflowed = False
 
-    def put(self, message: str) -> None:
-        is_full = len(self._frames) >= self._max_frames or self._bytes + len(message) > self._max_bytes
-        if is_full and self._frames:
-            self._frames.clear()
-            self._bytes = 0
-            self.overflowed = True
-        self._frames.append(message)
-        self._bytes += len(message)
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """(frames, bytes) that could be dropped."""
+        return self._count, self._bytes
+
+    def put(self, message: str, *, version: int = 0, lasting: bool = False) -> None:
+        if not lasting:
+            is_full = self._count >= self._max_frames or self._bytes + len(message) > self._max_bytes
+            if is_full and self._count:
+                self._keep(lambda kept: kept == _LASTING)
+                self.overflowed = True
+            self._count += 1
+            self._bytes += len(message)
+        self._frames.append((message, _LASTING if lasting else version))
         self._ready.set()
+
+    def forget(self, version: int) -> None:
+        """Drop the changes up to this version: a snapshot that shows them is about to be sent."""
+        self._keep(lambda kept: kept <= 0 or kept > version)
+
+    def _keep(self, stays: Callable[[int], bool]) -> None:
+        self._frames = deque(entry for entry in self._frames if stays(entry[1]))
+        droppable = [len(message) for message, version in self._frames if version != _LASTING]
+        self._count, self._bytes = len(droppable), sum(droppable)
 
     def wake(self) -> None:
         self._ready.set()
@@ -63,9 +84,9 @@ class Outbox:
             except TimeoutError:
                 return []
         self._ready.clear()
-        taken = list(self._frames)
+        taken = [message for message, _ in self._frames]
         self._frames.clear()
-        self._bytes = 0
+        self._count = self._bytes = 0
         return taken
 
 
@@ -151,19 +172,19 @@ class Channel:
         else:
             self.version += 1
             if message:
-                self._to_clients(message)
-                self.to_mirrors(message)
+                self._to_clients(message, self.version)
+                self._to_mirrors(message, self.version)
             self._to_workers(header)
         for watch in self.watches.get(header["job_id"], ()):
             watch.set()
 
-    def _to_clients(self, message: str) -> None:
+    def _to_clients(self, message: str, version: int = 0) -> None:
         for outbox in self.clients:
-            outbox.put(message)
+            outbox.put(message, version=version)
 
-    def to_mirrors(self, message: str) -> None:
+    def _to_mirrors(self, message: str, version: int = 0) -> None:
         for outbox in self.mirrors:
-            outbox.put(message)
+            outbox.put(message, version=version)
 
     def _to_workers(self, header: dict[str, Any]) -> None:
         revoke = header.get("revoke")
@@ -172,7 +193,7 @@ class Channel:
         if "clear" in header:
             clear = frame("ClearJobCache", {"jobId": header["job_id"], "namespace": header["clear"]}).decode()
             for seat in self.workers.values():
-                seat.outbox.put(clear)
+                seat.outbox.put(clear, lasting=True)
         if "shape" in header:
             self.wake_for(header["shape"])
 
@@ -183,7 +204,7 @@ class Channel:
         seat.drop(job_id)
         if seat.protocol >= 2:
             payload = {"jobId": job_id, "attempt": revoke["attempt"], "reason": revoke["reason"]}
-            seat.outbox.put(frame("Revoke", payload).decode())
+            seat.outbox.put(frame("Revoke", payload).decode(), lasting=True)
 
     def wake_for(self, shape: str) -> None:
         """Wake one waiting worker that the new job fits; the others sleep on."""
@@ -240,7 +261,7 @@ class Channel:
     def announce_workers(self) -> None:
         message = self.workers_frame()
         self._to_clients(message)
-        self.to_mirrors(message)
+        self._to_mirrors(message)
 
     # -- snapshots ---------------------------------------------------------------------------------------------------
 

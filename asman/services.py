@@ -17,7 +17,7 @@ __all__ = ["Services"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Shape: ``clock`` answers seconds since the epoch, UTC; ``random_id`` 32 random lowercase hex digits;
-            ``is_heard`` False where a message on a notifier topic would certainly reach nobody.
+    ``is_heard`` False where a message on a notifier topic would certainly reach nobody.
     """
 
     config: Config

@@ -262,5 +262,10 @@ def check(url: str, verbose: bool) -> int:
     except ImportError as error:
         hint = 'pip install "asman[testing]"'
         raise ConfigError(f"the kits need what is not installed: {error.name}", hint=hint) from error
-    status: int = check_backend(url, verbose=verbose)
-    return status
+    outcomes = asyncio.run(check_backend(url))
+    for test, outcome in outcomes:
+        if verbose or outcome.startswith("failed"):
+            print(f"{outcome.split(':')[0]:7} {test}" + (f"\n        {outcome}" if ":" in outcome else ""))
+    told = {kind: sum(1 for _, o in outcomes if o.startswith(kind)) for kind in ("passed", "failed", "skipped")}
+    print(", ".join(f"{count} {kind}" for kind, count in told.items()))
+    return 1 if told["failed"] or not told["passed"] else 0

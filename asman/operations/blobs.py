@@ -76,7 +76,10 @@ def own_blob_key(url: str, hosts: frozenset[str] = frozenset()) -> str | None:
 
     Shape:  with ``hosts`` given only addresses on one of them count as ours.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
     if hosts and parts.netloc not in hosts:
         return None
     for prefix in ("/f/", "/api/v1/download/"):

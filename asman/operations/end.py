@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asman.errors import JobNotFound, TransitionRefused, clip
-from asman.identity import check_job_id
+from asman.identity import check_job_id, check_queue_name
 from asman.job import ANY_NAMESPACE, Job, Reason
 from asman.operations.step import step
 from asman.services import Services
@@ -19,7 +19,7 @@ _MARK_KEPT_S = 3600.0
 async def cancel(services: Services, queue: str, job_id: str, namespace: str, message: str = "") -> Job:
     """Give the job up for one namespace, or for all (``*``); final at once when nobody else holds it.
 
-    Errors: JobNotFound; TransitionRefused if it has finished or the namespace does not hold it.
+    Errors: BadName; JobNotFound; TransitionRefused if it has finished or the namespace does not hold it.
     """
     now = services.clock()
     event = Cancelled(
@@ -35,7 +35,7 @@ async def cancel(services: Services, queue: str, job_id: str, namespace: str, me
 async def delete(services: Services, queue: str, job_id: str, namespace: str = ANY_NAMESPACE) -> Job:
     """Drop the job and its result, logs included, when no other namespace holds it.
 
-    Errors: JobNotFound; TransitionRefused if the namespace does not hold it.
+    Errors: BadName; JobNotFound; TransitionRefused if the namespace does not hold it.
     """
     now = services.clock()
     await _known(services, queue, job_id)
@@ -47,7 +47,7 @@ async def delete(services: Services, queue: str, job_id: str, namespace: str = A
 
 
 async def _known(services: Services, queue: str, job_id: str) -> Job:
-    job = await services.jobs.load(queue, check_job_id(job_id))
+    job = await services.jobs.load(check_queue_name(queue), check_job_id(job_id))
     if job is None or job.reason is Reason.DELETED or job.is_expired(services.clock()):
         raise JobNotFound("Job not found")
     return job

@@ -25,8 +25,8 @@ __all__ = ["Step", "step", "topic"]
 _log = logging.getLogger(__name__)
 _TRIES = 8
 
-Decide = Callable[[Job], Event]
-Documents = Mapping[str, bytes | None]
+_Decide = Callable[[Job], Event]
+_Documents = Mapping[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +47,10 @@ async def step(
     services: Services,
     queue: str,
     job_id: str,
-    event: Event | Decide,
+    event: Event | _Decide,
     *,
-    documents: Documents | None = None,
-    on_start: Documents | None = None,
+    documents: _Documents | None = None,
+    on_start: _Documents | None = None,
     known: Job | None = None,
 ) -> Step:
     """Take one step of one job.
@@ -69,7 +69,7 @@ async def step(
         starts = after.generation != before.generation
         dropped = _dropped(before, effects)
         garbage = await blobs_behind(services, before, dropped) if dropped else []
-        written: Documents = {**dropped, **(on_start or {} if starts else {}), **(documents or {})}
+        written: _Documents = {**dropped, **(on_start or {} if starts else {}), **(documents or {})}
         try:
             await services.jobs.save(after, expected=before.version, documents=written)
         except (TransitionRefused, LeaseLost):

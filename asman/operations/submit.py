@@ -28,7 +28,17 @@ from asman.rates import Rate
 from asman.services import Services
 from asman.state import Imported, Replaced, Submitted, Superseded
 
-__all__ = ["Control", "Receipt", "Submission", "copy", "expiry", "read_submission", "submit"]
+__all__ = [
+    "Control",
+    "Receipt",
+    "Submission",
+    "copy",
+    "expiry",
+    "read_control",
+    "read_submission",
+    "replace_now",
+    "submit",
+]
 
 _REPLACE_AT_ONCE_S = 20.0
 _REPLACE_SOON_S = 60.0
@@ -36,7 +46,7 @@ _WITHOUT_EFFECT = {
     "maxDuration": "control.maxDuration has no effect; put maxDuration into the definition",
     "outputs": "control.outputs has no effect and is not stored; fetch outputs from the job's result",
 }
-REPLACED_TEXT = "replaced by a newer job of the same namespace"
+_REPLACED_TEXT = "replaced by a newer job of the same namespace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +128,12 @@ def read_control(services: Services, raw: Any) -> Control:
     callbacks = raw.get("callbacks") or {}
     if not isinstance(callbacks, dict):
         raise BadRequest(f"control.callbacks is {_kind(callbacks)}, not an object")
-    wanted = {event: read_callback(services, event, value) for event, value in callbacks.items() if value}
+    wanted = {event: _read_callback(services, event, value) for event, value in callbacks.items() if value}
     warnings = tuple(text for name, text in _WITHOUT_EFFECT.items() if raw.get(name) is not None)
     return Control(namespace=check_namespace(namespace), callbacks=wanted, warnings=warnings)
 
 
-def read_callback(services: Services, event: str, raw: Any) -> tuple[str, Any]:
+def _read_callback(services: Services, event: str, raw: Any) -> tuple[str, Any]:
     where = f"control.callbacks.{clip(event)[1:-1]}"
     if event not in ("queued", "finished"):
         raise Unprocessable(f"{where} is not an event", hint="Events are queued and finished.")
@@ -158,10 +168,12 @@ async def submit(services: Services, queue: str, submission: Submission, *, sour
     Shape:  ``source`` is whom limits are counted by; without one only the queue's own limits apply.
     Errors: RateLimited when the queue is full or the source too quick; StorageFull, Unavailable, Conflict.
     """
-    check_queue_name(queue)
     now = services.clock()
-    _check_rates(services, queue, source, now)
-    await _check_room(services, queue)
+    await _admit(services, check_queue_name(queue), source, now)
+    return await _push(services, queue, submission, now)
+
+
+async def _push(services: Services, queue: str, submission: Submission, now: float) -> Receipt:
     fresh = absent(queue, submission.job_id)
     expires_at = expiry(services, fresh, now)
     event = Submitted(
@@ -185,6 +197,12 @@ async def submit(services: Services, queue: str, submission: Submission, *, sour
         is_new=done.after.generation != done.before.generation,
         warnings=submission.definition.warnings + submission.control.warnings,
     )
+
+
+async def _admit(services: Services, queue: str, source: str, now: float) -> None:
+    """Errors: RateLimited."""
+    _check_rates(services, queue, source, now)
+    await _check_room(services, queue)
 
 
 def _check_rates(services: Services, queue: str, source: str, now: float) -> None:
@@ -257,7 +275,7 @@ async def replace_now(
         at=now,
         namespace=namespace,
         listed_until=now + services.config.listed_s,
-        message=REPLACED_TEXT,
+        message=_REPLACED_TEXT,
         still_superseded=still_superseded,
     )
     await step(services, job.queue, job.job_id, event)
@@ -280,9 +298,10 @@ async def copy(services: Services, job_id: str, target: str, control: Any) -> Re
         raise JobNotFound("Job definition not found")
     definition = read_definition(raw, services.config.limits)
     submission = Submission(job_id=job_id, definition=definition, control=read_control(services, control), debug=False)
+    await _admit(services, target, "", now)
     if source.has_result and source.queue != target:
         await _bring_result(services, source, submission, target, now)
-    return await submit(services, target, submission)
+    return await _push(services, target, submission, now)
 
 
 async def _bring_result(services: Services, source: Job, submission: Submission, target: str, now: float) -> None:

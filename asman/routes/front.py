@@ -26,23 +26,23 @@ _BLOB_PIECE_S = 30.0
 _READ_AWAY_S = 10.0
 _READ_AWAY_BYTES = 256 << 20
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+_Scope = dict[str, Any]
+_Receive = Callable[[], Awaitable[dict[str, Any]]]
+_Send = Callable[[dict[str, Any]], Awaitable[None]]
+_ASGI = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
-class ClientGone(Exception):
+class _ClientGone(Exception):
     """The caller went away in the middle of its body."""
 
 
 class Front:
     """Wraps the app: hot routes are answered here."""
 
-    def __init__(self, app: ASGI, started: Callable[[], Awaitable[tuple[Services, Hub]]]) -> None:
+    def __init__(self, app: _ASGI, started: Callable[[], Awaitable[tuple[Services, Hub]]]) -> None:
         self._app, self._started = app, started
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "http":
             pieces = scope["path"].split("/")
             if scope["method"] == "POST" and _is_submit(pieces):
@@ -53,7 +53,7 @@ class Front:
                 return
         await self._app(scope, receive, send)
 
-    async def _submit(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _submit(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         services, hub = await self._started()
         headers, body = _headers(scope), _Body(receive)
         args = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
@@ -63,14 +63,14 @@ class Front:
             data = await body.whole(headers, services.config.limits.json_body_bytes)
             source = _source(services, scope, headers)
             answer = await answer_submit(services, hub, queue, data, prefer=prefer, args=args, source=source)
-        except ClientGone:
+        except _ClientGone:
             return
         except Exception as error:
             answer = error_answer(error, ref="submit")
             await body.read_away(headers)
         await _send(services, scope, headers, send, answer)
 
-    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _upload(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         services, _ = await self._started()
         headers, body = _headers(scope), _Body(receive)
         key = scope["path"].split("/")[2]
@@ -82,7 +82,7 @@ class Front:
                 raise LimitExceeded(f"the blob has {length} bytes; at most {limit} are allowed")
             info = await ops.store_blob(services, key, body.pieces())
             answer = json_answer({"success": True, "key": info.key, "size": info.size_bytes, "sha256": info.sha256})
-        except ClientGone:
+        except _ClientGone:
             return
         except Exception as error:
             answer = error_answer(error, ref="upload")
@@ -93,14 +93,14 @@ class Front:
 class _Body:
     """The body of one request, read as fast as it is used."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: _Receive) -> None:
         self._receive = receive
         self._has_more = True
 
     async def _next(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise _ClientGone
         self._has_more = message.get("more_body", False)
         piece: bytes = message.get("body", b"")
         return piece
@@ -145,7 +145,7 @@ class _Body:
             async with asyncio.timeout(_READ_AWAY_S):
                 while self._has_more and size < _READ_AWAY_BYTES:
                     size += len(await self._next())
-        except (TimeoutError, ClientGone):
+        except (TimeoutError, _ClientGone):
             return
 
 
@@ -155,24 +155,24 @@ def _is_submit(pieces: list[str]) -> bool:
     return len(pieces) == 4 and pieces[1] == "q" and bool(pieces[2]) and pieces[3] == "j"
 
 
-def _headers(scope: Scope) -> dict[str, str]:
+def _headers(scope: _Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def _source(services: Services, scope: Scope, headers: dict[str, str]) -> str:
+def _source(services: Services, scope: _Scope, headers: dict[str, str]) -> str:
     if not services.config.limits.submits_per_minute_per_address:
         return ""
     client = scope.get("client") or ("",)
     return source_of(str(client[0]), headers.get("x-forwarded-for", ""), services.config.proxies)
 
 
-def _check(services: Services, scope: Scope, headers: dict[str, str]) -> None:
+def _check(services: Services, scope: _Scope, headers: dict[str, str]) -> None:
     if "content-length" in headers and "transfer-encoding" in headers:
         raise BadRequest("the request has both Content-Length and Transfer-Encoding", hint="Send one of them.")
     check_host_and_origin(services.config, scope["method"], headers.get("origin", ""), headers.get("host", ""))
 
 
-async def _send(services: Services, scope: Scope, headers: dict[str, str], send: Send, answer: Answer) -> None:
+async def _send(services: Services, scope: _Scope, headers: dict[str, str], send: _Send, answer: Answer) -> None:
     named = answer.all_headers() | cors_headers(services.config, headers.get("origin", ""), headers.get("host", ""))
     named["content-length"] = str(len(answer.body))
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]

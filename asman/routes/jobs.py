@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import math
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -18,6 +18,7 @@ from asman.errors import (
     Conflict,
     FileNotFound,
     JobNotFound,
+    NotFinished,
     Unprocessable,
     clip,
 )
@@ -33,13 +34,15 @@ __all__ = ["jobs"]
 
 jobs = Blueprint("jobs", __name__)
 
-View = Callable[..., Awaitable[Response]]
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+
+_View = Callable[..., Awaitable[Response]]
 
 
-def _both(tail: str) -> Callable[[View], View]:
+def _both(tail: str) -> Callable[[_View], _View]:
     """Register a view for ``/j/:jobId…`` and ``/q/:queue/j/:jobId…``."""
 
-    def register(view: View) -> View:
+    def register(view: _View) -> _View:
         jobs.get(f"/j/<job_id>{tail}", defaults={"queue": None}, endpoint=f"{view.__name__}_any")(view)
         jobs.get(f"/q/<queue>/j/<job_id>{tail}", endpoint=f"{view.__name__}_in_queue")(view)
         return view
@@ -102,11 +105,13 @@ async def results(queue: str | None, job_id: str) -> Response:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
+@_both("/inputs")
 @_both("/inputs/")
 async def no_input_name(queue: str | None, job_id: str) -> Response:
     raise BadRequest("Missing filename", hint="The job's definition lists the names of its inputs.")
 
 
+@_both("/outputs")
 @_both("/outputs/")
 async def no_output_name(queue: str | None, job_id: str) -> Response:
     raise BadRequest("Missing filename", hint="The job's result lists the names of its outputs.")
@@ -126,7 +131,8 @@ async def input_file(queue: str | None, job_id: str, name: str) -> Response:
 async def output_file(queue: str | None, job_id: str, name: str) -> Response:
     found = await ops.find_result(services(), job_id, queue)
     if found is None:
-        raise FileNotFound("Finished job not found", hint="Outputs are there when the job has finished.")
+        job = await ops.find_job(services(), job_id, queue)
+        raise NotFinished(f"Finished job not found: the job is {job.state.value}")
     outputs = _objects(_objects(found["finished"].get("result")).get("outputs"))
     return await _file(outputs, name, f"Output file '{clip(name)[1:-1]}' not found")
 
@@ -164,7 +170,7 @@ async def _serve_ref(name: str, ref: Any) -> Response:
 def _decode_base64(value: str) -> bytes:
     try:
         return base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also what it raises for text that is not ASCII
         raise BadRequest("Invalid base64 data") from error
 
 
@@ -177,9 +183,19 @@ async def _redirect(name: str, url: str) -> Response:
     key = ops.own_blob_key(url)
     if key is not None and (urlsplit(url).netloc == request.host or await services().blobs.stat(key) is not None):
         return _to_blob(name, key)
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise Unprocessable(f"the file's address {clip(url)} is not http or https")
-    return Response(b"", status=302, headers={"location": url})
+    return Response(b"", status=302, headers={"location": _foreign_address(url)})
+
+
+def _foreign_address(url: str) -> str:
+    """An address as a header may carry it. Errors: Unprocessable."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and parts.hostname and not _CONTROL.search(url)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise Unprocessable(f"the file's address {clip(url)} is not a usable http or https address")
+    return quote(url, safe="!#$%&'()*+,/:;=?@[]~", errors="replace")
 
 
 def _to_blob(name: str, key: str) -> Response:

@@ -46,7 +46,7 @@ async def _ask_workers(channel: Channel) -> dict[str, Any]:
     for seat in channel.workers.values():
         if seat.status is None or seat.status.done():
             seat.status = loop.create_future()
-            seat.outbox.put(ask)
+            seat.outbox.put(ask, lasting=True)
     waiting = [seat.status for seat in channel.workers.values() if seat.status is not None]
     if waiting:
         await asyncio.wait(waiting, timeout=_STATUS_S)

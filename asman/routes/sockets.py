@@ -104,13 +104,19 @@ class _Peer:
                 await websocket.send(message)
             if self.outbox.overflowed:
                 self.outbox.overflowed = False
-                await websocket.send(await self.listing())
+                await self._send_list()
             if clock() >= next_list:
                 next_list = clock() + every_s
                 await self.tick()
                 if self.wants_list and (send_list_when_unchanged() or self.listed_version != self.channel.version):
-                    await websocket.send(await self.listing())
+                    await self._send_list()
         await websocket.close(1012, "the server restarts")
+
+    async def _send_list(self) -> None:
+        """The whole list, in place of the changes that wait and are in it: nobody sees a job go backwards."""
+        message = await self.listing()
+        self.outbox.forget(self.listed_version)
+        await websocket.send(message)
 
     async def tick(self) -> None:
         """Called every few seconds by the writer."""
@@ -423,18 +429,16 @@ class _Worker(_Peer):
         for job_id in kept:
             seat.assigned.setdefault(job_id, await self._needs(job_id))
         config = self.services.config
-        self.outbox.put(
-            frame(
-                "Registered",
-                {
-                    "protocol": PROTOCOL,
-                    "lease_s": config.lease_s,
-                    "renew_s": config.renew_s,
-                    "max_frame_bytes": config.limits.worker_frame_bytes,
-                    "adopted": kept,
-                    "lost": lost,
-                },
-            ).decode()
+        self.tell(
+            "Registered",
+            {
+                "protocol": PROTOCOL,
+                "lease_s": config.lease_s,
+                "renew_s": config.renew_s,
+                "max_frame_bytes": config.limits.worker_frame_bytes,
+                "adopted": kept,
+                "lost": lost,
+            },
         )
 
     async def _needs(self, job_id: str) -> Requirements:
@@ -461,6 +465,10 @@ class _Worker(_Peer):
             self.seat.status.set_result(payload)
 
     # -- protocol 2 --------------------------------------------------------------------------------------------------
+
+    def tell(self, kind: str, payload: dict[str, Any]) -> None:
+        """Send what nothing else can replace: it waits for the worker however slow that is."""
+        self.outbox.put(frame(kind, payload).decode(), lasting=True)
 
     def _registered(self) -> WorkerSeat:
         if self.seat is None:
@@ -538,7 +546,7 @@ class _Worker(_Peer):
             "lease_until": ms(job.lease_until or 0.0),
             "queuedTime": ms(job.queued_at),
         }
-        self.outbox.put(frame("Assign", payload).decode())
+        self.tell("Assign", payload)
 
     async def renew(self, payload: dict[str, Any]) -> None:
         seat = self._registered()
@@ -549,7 +557,7 @@ class _Worker(_Peer):
         seat.held.update(kept)
         for job_id in lost:
             seat.drop(job_id)
-        self.outbox.put(frame("Renewed", {"lost": lost}).decode())
+        self.tell("Renewed", {"lost": lost})
 
     async def goodbye(self, payload: dict[str, Any]) -> None:
         seat = self._registered()
@@ -560,7 +568,7 @@ class _Worker(_Peer):
         released = await ops.release(self.services, self.queue, seat.worker, jobs)
         for job_id in jobs:
             seat.drop(job_id)
-        self.outbox.put(frame("Released", {"jobs": released}).decode())
+        self.tell("Released", {"jobs": released})
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
@@ -601,7 +609,7 @@ class _Worker(_Peer):
         if self.seat is not None:
             self.seat.drop(job_id)
         if attempt is not None:
-            self.outbox.put(frame("Ack", answer).decode())
+            self.tell("Ack", answer)
         elif not answer["accepted"]:
             _log.info("a result was refused", extra={"job": job_id, "reason": answer["error"]})
 

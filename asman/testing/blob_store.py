@@ -17,30 +17,30 @@ from asman.testing.fixtures import FAR, Exam, chunked, joined
 
 __all__ = ["BlobStoreKit"]
 
-MIB = 1 << 20
-LONG_AGO = 1_000.0
+_MIB = 1 << 20
+_LONG_AGO = 1_000.0
 """Expiries of these tests: no live blob has expired as long ago, so they also work beside real data."""
 
-SIZES = (0, 1, 4096, MIB - 1, MIB, MIB + 1, 3 * MIB + 7)
+_SIZES = (0, 1, 4096, _MIB - 1, _MIB, _MIB + 1, 3 * _MIB + 7)
 
 
-def digest(data: bytes) -> str:
+def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def expires(found: float, wanted: float) -> bool:
+def _expires(found: float, wanted: float) -> bool:
     """Filesystems and services keep whole seconds at worst."""
     return abs(found - wanted) <= 1.0
 
 
-class ClientGone(Exception):
+class _ClientGone(Exception):
     """What an upload's chunks end in when its sender leaves."""
 
 
-async def broken(data: bytes) -> AsyncIterator[bytes]:
+async def _broken(data: bytes) -> AsyncIterator[bytes]:
     async for chunk in chunked(data):
         yield chunk
-    raise ClientGone
+    raise _ClientGone
 
 
 class BlobStoreKit(Exam):
@@ -66,8 +66,8 @@ class BlobStoreKit(Exam):
     def content(self, size_bytes: int) -> tuple[str, bytes]:
         """Random bytes and their sha256, as a content-addressed blob has for its key."""
         data = os.urandom(size_bytes)
-        self.__dict__.setdefault("keys", []).append(digest(data))
-        return digest(data), data
+        self.__dict__.setdefault("keys", []).append(_digest(data))
+        return _digest(data), data
 
     # --- put and get -------------------------------------------------------------------------------------------------
 
@@ -80,18 +80,18 @@ class BlobStoreKit(Exam):
             with pytest.raises(BlobNotFound):
                 await store.get(self.new_key())
             with pytest.raises(BlobNotFound):
-                await store.get(digest(os.urandom(8)), start=5)
+                await store.get(_digest(os.urandom(8)), start=5)
 
-    @pytest.mark.parametrize("size_bytes", SIZES)
+    @pytest.mark.parametrize("size_bytes", _SIZES)
     async def test_blob_comes_back_byte_for_byte(self, size_bytes: int) -> None:
         key, data = self.content(size_bytes)
         async with await self.open_store() as store:
             info = await store.put(key, chunked(data), expires_at=FAR, sha256=key)
             assert (info.key, info.size_bytes, info.sha256) == (key, len(data), key)
-            assert expires(info.expires_at, FAR)
+            assert _expires(info.expires_at, FAR)
             chunks = [chunk async for chunk in await store.get(key)]
             assert b"".join(chunks) == data
-            assert all(0 < len(chunk) <= MIB for chunk in chunks)
+            assert all(0 < len(chunk) <= _MIB for chunk in chunks)
 
     async def test_stat_tells_size_and_expiry(self) -> None:
         key, data = self.content(5_000)
@@ -101,7 +101,7 @@ class BlobStoreKit(Exam):
             assert info is not None
             assert (info.key, info.size_bytes) == (key, len(data))
             assert info.sha256 in (key, "")
-            assert expires(info.expires_at, FAR)
+            assert _expires(info.expires_at, FAR)
 
     async def test_chunk_boundaries_do_not_matter(self) -> None:
         _, data = self.content(100_000)
@@ -142,20 +142,20 @@ class BlobStoreKit(Exam):
             (0, 0),
             (0, 1),
             (1, None),
-            (MIB - 1, MIB + 1),
-            (MIB, 2 * MIB),
+            (_MIB - 1, _MIB + 1),
+            (_MIB, 2 * _MIB),
             (5, 5),
-            (3 * MIB, None),
-            (3 * MIB + 4, 99 * MIB),
+            (3 * _MIB, None),
+            (3 * _MIB + 4, 99 * _MIB),
         ],
     )
     async def test_range_is_what_a_slice_is(self, start: int, stop: int | None) -> None:
         async with await self.open_store() as store:
-            key, data = self.content(3 * MIB + 5)
+            key, data = self.content(3 * _MIB + 5)
             await store.put(key, chunked(data), expires_at=FAR)
             found = [chunk async for chunk in await store.get(key, start=start, stop=stop)]
             assert b"".join(found) == data[start:stop]
-            assert all(len(chunk) <= MIB for chunk in found)
+            assert all(len(chunk) <= _MIB for chunk in found)
 
     async def test_range_behind_the_end_is_empty(self) -> None:
         async with await self.open_store() as store:
@@ -166,7 +166,7 @@ class BlobStoreKit(Exam):
 
     async def test_reader_who_stops_early_hurts_nobody(self) -> None:
         async with await self.open_store() as store:
-            key, data = self.content(3 * MIB)
+            key, data = self.content(3 * _MIB)
             await store.put(key, chunked(data), expires_at=FAR)
             async for _ in await store.get(key):
                 break
@@ -189,10 +189,10 @@ class BlobStoreKit(Exam):
 
     async def test_blob_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(self) -> None:
         async with await self.open_store() as store:
-            (key, data), large = self.content(2 * MIB), self.new_key()
-            await store.put(key, chunked(data), expires_at=FAR, max_bytes=2 * MIB)
+            (key, data), large = self.content(2 * _MIB), self.new_key()
+            await store.put(key, chunked(data), expires_at=FAR, max_bytes=2 * _MIB)
             with pytest.raises(LimitExceeded):
-                await store.put(large, chunked(data + b"x"), expires_at=FAR, max_bytes=2 * MIB)
+                await store.put(large, chunked(data + b"x"), expires_at=FAR, max_bytes=2 * _MIB)
             assert await store.stat(large) is None
 
     async def test_upload_above_the_limit_is_not_read_to_its_end(self) -> None:
@@ -206,15 +206,15 @@ class BlobStoreKit(Exam):
 
         async with await self.open_store() as store:
             with pytest.raises(LimitExceeded):
-                await store.put(self.new_key(), endless(), expires_at=FAR, max_bytes=MIB)
+                await store.put(self.new_key(), endless(), expires_at=FAR, max_bytes=_MIB)
             assert taken <= 32
 
-    @pytest.mark.parametrize("size_bytes", [0, 100, 3 * MIB])
+    @pytest.mark.parametrize("size_bytes", [0, 100, 3 * _MIB])
     async def test_upload_that_breaks_off_leaves_nothing(self, size_bytes: int) -> None:
         async with await self.open_store() as store:
             key, data = self.content(size_bytes)
-            with pytest.raises(ClientGone):
-                await store.put(key, broken(data), expires_at=FAR)
+            with pytest.raises(_ClientGone):
+                await store.put(key, _broken(data), expires_at=FAR)
             assert await store.stat(key) is None
             with pytest.raises(BlobNotFound):
                 await store.get(key)
@@ -225,7 +225,7 @@ class BlobStoreKit(Exam):
         stuck = asyncio.Event()
 
         async def stalls() -> AsyncIterator[bytes]:
-            yield b"x" * (2 * MIB)
+            yield b"x" * (2 * _MIB)
             stuck.set()
             await asyncio.Event().wait()
 
@@ -248,12 +248,12 @@ class BlobStoreKit(Exam):
             key, data = self.content(70_000)
             await store.put(key, chunked(data), expires_at=FAR, sha256=key)
             earlier = await store.put(key, chunked(data), expires_at=FAR - 1_000, sha256=key)
-            assert expires(earlier.expires_at, FAR)
+            assert _expires(earlier.expires_at, FAR)
             later = await store.put(key, chunked(data), expires_at=FAR + 1_000, sha256=key)
-            assert expires(later.expires_at, FAR + 1_000)
+            assert _expires(later.expires_at, FAR + 1_000)
             found = await store.stat(key)
             assert found is not None
-            assert expires(found.expires_at, FAR + 1_000)
+            assert _expires(found.expires_at, FAR + 1_000)
             assert await joined(await store.get(key)) == data
 
     @pytest.mark.parametrize("other", [b"", b"shorter", b"same length!", b"longer than the first"])
@@ -266,7 +266,7 @@ class BlobStoreKit(Exam):
             assert await joined(await store.get(key)) == b"first bytes."
             found = await store.stat(key)
             assert found is not None
-            assert expires(found.expires_at, FAR)
+            assert _expires(found.expires_at, FAR)
 
     async def test_many_uploads_of_the_same_bytes_at_once_all_succeed(self) -> None:
         async with await self.open_store() as store:
@@ -277,7 +277,7 @@ class BlobStoreKit(Exam):
             assert await joined(await store.get(key)) == data
             found = await store.stat(key)
             assert found is not None
-            assert expires(found.expires_at, FAR + 70)
+            assert _expires(found.expires_at, FAR + 70)
 
     async def test_of_many_uploads_of_different_bytes_exactly_one_wins(self) -> None:
         async with await self.open_store() as store:
@@ -300,7 +300,7 @@ class BlobStoreKit(Exam):
                 await store.extend(key, moved)
                 found = await store.stat(key)
                 assert found is not None
-                assert expires(found.expires_at, wanted)
+                assert _expires(found.expires_at, wanted)
             assert await joined(await store.get(key)) == b"x"
 
     async def test_absent_blob_can_be_extended_and_deleted_without_an_error(self) -> None:
@@ -315,7 +315,7 @@ class BlobStoreKit(Exam):
             await asyncio.gather(*(store.extend(key, FAR + 100 * (n * 7 % 20)) for n in range(20)))
             found = await store.stat(key)
             assert found is not None
-            assert expires(found.expires_at, FAR + 1_900)
+            assert _expires(found.expires_at, FAR + 1_900)
 
     async def test_deleted_blob_is_gone_and_its_key_is_free(self) -> None:
         async with await self.open_store() as store:
@@ -334,12 +334,12 @@ class BlobStoreKit(Exam):
             await self._pruned_to_the_end(store)
             old = [self.new_key() for _ in range(5)]
             for n, key in enumerate(old):
-                await store.put(key, chunked(b"x"), expires_at=LONG_AGO - 10 * n - 10)
-            kept = {self.new_key(): LONG_AGO + 10, self.new_key(): FAR}
+                await store.put(key, chunked(b"x"), expires_at=_LONG_AGO - 10 * n - 10)
+            kept = {self.new_key(): _LONG_AGO + 10, self.new_key(): FAR}
             for key, expires_at in kept.items():
                 await store.put(key, chunked(b"x"), expires_at=expires_at)
-            assert await store.prune(LONG_AGO) == 5
-            assert await store.prune(LONG_AGO) == 0
+            assert await store.prune(_LONG_AGO) == 5
+            assert await store.prune(_LONG_AGO) == 0
             assert [await store.stat(key) for key in old] == [None] * 5
             for key in kept:
                 assert await store.stat(key) is not None
@@ -349,8 +349,8 @@ class BlobStoreKit(Exam):
             await self._pruned_to_the_end(store)
             keys = [self.new_key() for _ in range(12)]
             for key in keys:
-                await store.put(key, chunked(key.encode()), expires_at=LONG_AGO - 100)
-            counts = [await store.prune(LONG_AGO, limit=5) for _ in range(4)]
+                await store.put(key, chunked(key.encode()), expires_at=_LONG_AGO - 100)
+            counts = [await store.prune(_LONG_AGO, limit=5) for _ in range(4)]
             assert counts == [5, 5, 2, 0]
             assert [await store.stat(key) for key in keys] == [None] * 12
 
@@ -358,9 +358,9 @@ class BlobStoreKit(Exam):
         async with await self.open_store() as store:
             await self._pruned_to_the_end(store)
             key = self.new_key()
-            await store.put(key, chunked(b"x"), expires_at=LONG_AGO - 100)
+            await store.put(key, chunked(b"x"), expires_at=_LONG_AGO - 100)
             await store.extend(key, FAR)
-            assert await store.prune(LONG_AGO) == 0
+            assert await store.prune(_LONG_AGO) == 0
             assert await joined(await store.get(key)) == b"x"
 
     async def test_prune_finds_a_blob_that_was_stored_after_the_last_prune(self) -> None:
@@ -368,13 +368,13 @@ class BlobStoreKit(Exam):
             await self._pruned_to_the_end(store)
             for _ in range(3):
                 key = self.new_key()
-                await store.put(key, chunked(key.encode()), expires_at=LONG_AGO - 100)
-                assert await store.prune(LONG_AGO) == 1
+                await store.put(key, chunked(key.encode()), expires_at=_LONG_AGO - 100)
+                assert await store.prune(_LONG_AGO) == 1
                 assert await store.stat(key) is None
 
     @staticmethod
     async def _pruned_to_the_end(store: BlobStore) -> None:
-        while await store.prune(LONG_AGO):
+        while await store.prune(_LONG_AGO):
             pass
 
     # --- size and durability -----------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ class BlobStoreKit(Exam):
     async def test_twenty_megabytes_pass_through_little_memory(self) -> None:
         if not self.streams:
             pytest.skip("this store keeps blobs in memory and does not claim to stream")
-        total, piece = 20 * MIB, os.urandom(64 << 10)
+        total, piece = 20 * _MIB, os.urandom(64 << 10)
 
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(total // len(piece)):
@@ -400,18 +400,18 @@ class BlobStoreKit(Exam):
             finally:
                 tracemalloc.stop()
             assert info.size_bytes == seen == total
-            assert peak_bytes < 8 * MIB
+            assert peak_bytes < 8 * _MIB
 
     async def test_blob_is_there_after_close_and_open(self) -> None:
         self.needs_durable()
-        key, data = self.content(2 * MIB + 3)
+        key, data = self.content(2 * _MIB + 3)
         async with await self.open_store() as store:
             await store.put(key, chunked(data), expires_at=FAR, sha256=key)
             await store.extend(key, FAR + 100)
         async with await self.open_store() as store:
             found = await store.stat(key)
             assert found is not None
-            assert expires(found.expires_at, FAR + 100)
+            assert _expires(found.expires_at, FAR + 100)
             assert await joined(await store.get(key)) == data
 
     async def test_what_one_opened_store_holds_the_other_sees(self) -> None:

@@ -21,20 +21,20 @@ from asman.testing.stateful import job_store_machine
 
 __all__ = ["JobStoreKit"]
 
-ALL = (State.QUEUED, State.RUNNING, State.FINISHED, State.REMOVED)
-LONG_AGO = 1_000.0
+_ALL = (State.QUEUED, State.RUNNING, State.FINISHED, State.REMOVED)
+_LONG_AGO = 1_000.0
 """Due times of these tests: no live record is due as early, so they also work beside real data."""
 
 
-async def save_all(store: JobStore, jobs: Iterable[Job]) -> None:
+async def _save_all(store: JobStore, jobs: Iterable[Job]) -> None:
     await asyncio.gather(*(store.save(job, expected=0) for job in jobs))
 
 
-def by_age(jobs: Iterable[Job]) -> list[Job]:
+def _by_age(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.queued_at, job.job_id))
 
 
-async def attempt(store: JobStore, job: Job, expected: int, documents: dict[str, bytes | None]) -> bool:
+async def _attempt(store: JobStore, job: Job, expected: int, documents: dict[str, bytes | None]) -> bool:
     try:
         await store.save(job, expected=expected, documents=documents)
     except Conflict:
@@ -79,11 +79,11 @@ class JobStoreKit(LogStoreKit):
         async with await self.open_store() as store:
             job = make_job(queue)
             await store.save(job, expected=0)
-            assert await store.list(queue, states=ALL) == [job]
+            assert await store.list(queue, states=_ALL) == [job]
             for other in (queue[:-1], queue.swapcase(), queue[:-1] + "?", queue[:-1] + "%", queue[:-1] + "*", ""):
                 if other != queue:
                     assert await store.load(other, job.job_id) is None
-                    assert await store.list(other, states=ALL) == []
+                    assert await store.list(other, states=_ALL) == []
 
     async def test_job_is_kept_per_queue(self) -> None:
         other = self.new_queue("other")
@@ -107,7 +107,7 @@ class JobStoreKit(LogStoreKit):
     @pytest.mark.parametrize("expected", [0, 1, 3])
     async def test_save_over_another_version_conflicts_and_changes_nothing(self, expected: int) -> None:
         async with await self.open_store() as store:
-            job = make_job(self.queue, version=2, expires_at=LONG_AGO)
+            job = make_job(self.queue, version=2, expires_at=_LONG_AGO)
             await store.save(job, expected=0, documents={"definition": b"d", "result": b"r"})
             counted = await store.counts(self.queue)
             other = rich_job(self.queue, job.job_id, version=expected + 1)
@@ -120,10 +120,10 @@ class JobStoreKit(LogStoreKit):
                 None,
             ]
             assert await store.counts(self.queue) == counted
-            assert await store.list(self.queue, states=ALL) == [job]
+            assert await store.list(self.queue, states=_ALL) == [job]
             assert await store.in_namespace(self.queue, "_") == [job]
             assert await store.in_namespace(self.queue, "名前") == []
-            assert job in await store.due(LONG_AGO)
+            assert job in await store.due(_LONG_AGO)
 
     async def test_save_of_a_record_that_is_not_there_conflicts_unless_it_is_the_first(self) -> None:
         async with await self.open_store() as store:
@@ -178,7 +178,7 @@ class JobStoreKit(LogStoreKit):
             jobs = [make_job(self.queue, job_id, version=version + 1, worker=f"w{n}") for n in range(16)]
             writes: list[dict[str, bytes | None]] = [{"result": job.worker.encode()} for job in jobs]
             stores = [one, two] * 8
-            saves = [attempt(s, j, version, d) for s, j, d in zip(stores, jobs, writes, strict=True)]
+            saves = [_attempt(s, j, version, d) for s, j, d in zip(stores, jobs, writes, strict=True)]
             won = await asyncio.gather(*saves)
             assert won.count(True) == 1, "exactly one of them saves"
             winner = jobs[won.index(True)]
@@ -201,8 +201,8 @@ class JobStoreKit(LogStoreKit):
     async def test_many_saves_at_once_are_all_kept(self) -> None:
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, queued_at=NOW + n % 10) for n in range(300)]
-            await save_all(store, jobs)
-            assert await store.list(self.queue, states=ALL) == by_age(jobs)
+            await _save_all(store, jobs)
+            assert await store.list(self.queue, states=_ALL) == _by_age(jobs)
 
     async def test_save_whose_caller_has_gone_is_whole_or_not_at_all(self) -> None:
         async with await self.open_store() as store:
@@ -225,16 +225,16 @@ class JobStoreKit(LogStoreKit):
     async def test_deleted_job_is_gone_from_everywhere(self) -> None:
         async with await self.open_store() as store:
             names = (("_", NOW), ("second", NOW))
-            job = make_job(self.queue, version=3, namespaces=names, expires_at=LONG_AGO)
+            job = make_job(self.queue, version=3, namespaces=names, expires_at=_LONG_AGO)
             await store.save(job, expected=0, documents={"definition": b"d"})
             await store.delete(self.queue, job.job_id, expected=3)
             assert await store.load(self.queue, job.job_id) is None
             assert await store.document(self.queue, job.job_id, "definition") is None
-            assert await store.list(self.queue, states=ALL) == []
+            assert await store.list(self.queue, states=_ALL) == []
             assert await store.in_namespace(self.queue, "_") == []
             assert await store.in_namespace(self.queue, "second") == []
             assert await store.find(job.job_id) == []
-            assert job not in await store.due(LONG_AGO)
+            assert job not in await store.due(_LONG_AGO)
             assert await store.counts(self.queue) == {}
 
     async def test_deleted_job_can_be_saved_anew_without_its_past(self) -> None:
@@ -244,7 +244,7 @@ class JobStoreKit(LogStoreKit):
             await store.delete(self.queue, job.job_id, expected=1)
             await store.save(job, expected=0)
             assert await store.document(self.queue, job.job_id, "definition") is None
-            assert await store.list(self.queue, states=ALL) == [job]
+            assert await store.list(self.queue, states=_ALL) == [job]
 
     async def test_delete_of_an_absent_job_does_nothing(self) -> None:
         async with await self.open_store() as store:
@@ -268,65 +268,65 @@ class JobStoreKit(LogStoreKit):
         async with await self.open_store() as store:
             times = [NOW + 2, NOW, NOW + 0.001, NOW, NOW - 1e6, NOW, NOW + 1e9, 0.0]
             jobs = [make_job(self.queue, queued_at=at) for at in times]
-            await save_all(store, jobs)
-            assert await store.list(self.queue, states=[State.QUEUED]) == by_age(jobs)
+            await _save_all(store, jobs)
+            assert await store.list(self.queue, states=[State.QUEUED]) == _by_age(jobs)
 
     async def test_list_shows_the_asked_states_only_in_one_order(self) -> None:
         async with await self.open_store() as store:
-            jobs = [make_job(self.queue, state=ALL[n % 4], queued_at=NOW + n) for n in range(20)]
-            await save_all(store, jobs)
-            for states in ([], [State.QUEUED], [State.RUNNING, State.FINISHED], {State.REMOVED}, ALL):
+            jobs = [make_job(self.queue, state=_ALL[n % 4], queued_at=NOW + n) for n in range(20)]
+            await _save_all(store, jobs)
+            for states in ([], [State.QUEUED], [State.RUNNING, State.FINISHED], {State.REMOVED}, _ALL):
                 wanted = [job for job in jobs if job.state in states]
                 assert await store.list(self.queue, states=states) == wanted
                 assert await store.list(self.queue, states=states, limit=3) == wanted[:3]
 
     async def test_cursor_meets_every_job_once(self) -> None:
         async with await self.open_store() as store:
-            jobs = [make_job(self.queue, state=ALL[n % 3], queued_at=NOW + n // 5) for n in range(43)]
-            await save_all(store, jobs)
+            jobs = [make_job(self.queue, state=_ALL[n % 3], queued_at=NOW + n // 5) for n in range(43)]
+            await _save_all(store, jobs)
             seen: list[Job] = []
             after: tuple[float, str] | None = None
-            while found := await store.list(self.queue, states=ALL, limit=7, after=after):
+            while found := await store.list(self.queue, states=_ALL, limit=7, after=after):
                 assert len(found) <= 7
                 seen += found
                 assert len(seen) <= len(jobs), "the cursor met a job again"
                 after = (found[-1].queued_at, found[-1].job_id)
-            assert seen == by_age(jobs)
+            assert seen == _by_age(jobs)
 
     async def test_cursor_need_not_be_a_job_that_is_there(self) -> None:
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, queued_at=NOW + n) for n in range(4)]
-            await save_all(store, jobs)
-            assert await store.list(self.queue, states=ALL, after=(NOW + 1.5, "")) == jobs[2:]
-            assert await store.list(self.queue, states=ALL, after=(NOW + 1, "g")) == jobs[2:]
-            assert await store.list(self.queue, states=ALL, after=(NOW + 1, "")) == jobs[1:]
-            assert await store.list(self.queue, states=ALL, after=(FAR, "")) == []
+            await _save_all(store, jobs)
+            assert await store.list(self.queue, states=_ALL, after=(NOW + 1.5, "")) == jobs[2:]
+            assert await store.list(self.queue, states=_ALL, after=(NOW + 1, "g")) == jobs[2:]
+            assert await store.list(self.queue, states=_ALL, after=(NOW + 1, "")) == jobs[1:]
+            assert await store.list(self.queue, states=_ALL, after=(FAR, "")) == []
 
     async def test_shape_narrows_the_list(self) -> None:
         wanted = Requirements(cores=2, tags=("a",))
         needs = [wanted, Requirements(), Requirements(cores=2), Requirements(cores=2, tags=("a", "b"))]
         async with await self.open_store() as store:
             jobs = [
-                make_job(self.queue, requirements=needs[n % 4], state=ALL[n % 3], queued_at=NOW + n) for n in range(48)
+                make_job(self.queue, requirements=needs[n % 4], state=_ALL[n % 3], queued_at=NOW + n) for n in range(48)
             ]
-            await save_all(store, jobs)
-            for states in ([State.QUEUED], ALL):
+            await _save_all(store, jobs)
+            for states in ([State.QUEUED], _ALL):
                 fitting = [j for j in jobs if j.requirements == wanted and j.state in states]
                 assert await store.list(self.queue, states=states, shape=wanted.shape) == fitting
                 after = (fitting[0].queued_at, fitting[0].job_id)
                 found = await store.list(self.queue, states=states, shape=wanted.shape, after=after, limit=2)
                 assert found == fitting[1:3]
-            assert await store.list(self.queue, states=ALL, shape=Requirements(gpus=8).shape) == []
+            assert await store.list(self.queue, states=_ALL, shape=Requirements(gpus=8).shape) == []
 
     async def test_list_follows_what_a_save_changes(self) -> None:
         async with await self.open_store() as store:
             first, second = (make_job(self.queue, queued_at=NOW + n) for n in range(2))
-            await save_all(store, [first, second])
+            await _save_all(store, [first, second])
             again = replace(first, version=2, queued_at=NOW + 5, requirements=Requirements(cores=7))
             await store.save(again, expected=1)
-            assert await store.list(self.queue, states=ALL) == [second, again]
-            assert await store.list(self.queue, states=ALL, shape=again.requirements.shape) == [again]
-            assert await store.list(self.queue, states=ALL, shape=first.requirements.shape) == [second]
+            assert await store.list(self.queue, states=_ALL) == [second, again]
+            assert await store.list(self.queue, states=_ALL, shape=again.requirements.shape) == [again]
+            assert await store.list(self.queue, states=_ALL, shape=first.requirements.shape) == [second]
             runs = replace(again, version=3, state=State.RUNNING)
             await store.save(runs, expected=2)
             assert await store.list(self.queue, states=[State.QUEUED]) == [second]
@@ -338,17 +338,17 @@ class JobStoreKit(LogStoreKit):
         other = self.new_queue("other")
         async with await self.open_store() as store:
             jobs = [
-                make_job(self.queue, state=ALL[n % 4], queued_at=NOW - n, namespaces=(("a", NOW), ("b", NOW)))
+                make_job(self.queue, state=_ALL[n % 4], queued_at=NOW - n, namespaces=(("a", NOW), ("b", NOW)))
                 for n in range(12)
             ]
             lone = make_job(self.queue, namespaces=(("b", NOW),))
             none = make_job(self.queue, namespaces=())
             elsewhere = make_job(other, namespaces=(("a", NOW),))
-            await save_all(store, [*jobs, lone, none, elsewhere])
+            await _save_all(store, [*jobs, lone, none, elsewhere])
             active = [job for job in jobs if job.is_active]
-            assert await store.in_namespace(self.queue, "a") == by_age(active)
-            assert await store.in_namespace(self.queue, "b") == by_age([*active, lone])
-            assert await store.in_namespace(self.queue, "b", limit=3) == by_age([*active, lone])[:3]
+            assert await store.in_namespace(self.queue, "a") == _by_age(active)
+            assert await store.in_namespace(self.queue, "b") == _by_age([*active, lone])
+            assert await store.in_namespace(self.queue, "b", limit=3) == _by_age([*active, lone])[:3]
             assert await store.in_namespace(self.queue, "c") == []
 
     @pytest.mark.parametrize("name", NAMESPACES)
@@ -357,8 +357,8 @@ class JobStoreKit(LogStoreKit):
             job = make_job(self.queue, namespaces=((name, NOW),))
             second = make_job(self.queue, namespaces=(("0", NOW), (name, NOW)))
             rest = make_job(self.queue, namespaces=(("0", NOW), (name + "x", NOW)))
-            await save_all(store, [job, second, rest])
-            assert await store.in_namespace(self.queue, name) == by_age([job, second])
+            await _save_all(store, [job, second, rest])
+            assert await store.in_namespace(self.queue, name) == _by_age([job, second])
 
     async def test_namespace_follows_what_a_save_changes(self) -> None:
         async with await self.open_store() as store:
@@ -378,10 +378,10 @@ class JobStoreKit(LogStoreKit):
         job_id = fresh_id()
         async with await self.open_store() as store:
             jobs = [
-                make_job(self.new_queue(str(n)), job_id, queued_at=NOW + (n * 7) % 5, state=ALL[n % 4])
+                make_job(self.new_queue(str(n)), job_id, queued_at=NOW + (n * 7) % 5, state=_ALL[n % 4])
                 for n in range(5)
             ]
-            await save_all(store, [*jobs, make_job(self.queue)])
+            await _save_all(store, [*jobs, make_job(self.queue)])
             wanted = sorted(jobs, key=lambda job: job.queued_at)
             assert await store.find(job_id) == wanted
             assert await store.find(job_id, limit=2) == wanted[:2]
@@ -392,26 +392,26 @@ class JobStoreKit(LogStoreKit):
 
     async def test_due_is_what_is_due_at_that_moment_most_overdue_first(self) -> None:
         async with await self.open_store() as store:
-            at = [LONG_AGO + 2, LONG_AGO - 1, LONG_AGO, LONG_AGO + 0.001, LONG_AGO - 0.001, LONG_AGO - 500]
+            at = [_LONG_AGO + 2, _LONG_AGO - 1, _LONG_AGO, _LONG_AGO + 0.001, _LONG_AGO - 0.001, _LONG_AGO - 500]
             jobs = [make_job(self.queue, expires_at=moment) for moment in at]
-            await save_all(store, [*jobs, make_job(self.queue)])
+            await _save_all(store, [*jobs, make_job(self.queue)])
             mine = {job.job_id for job in jobs}
-            found = [job for job in await store.due(LONG_AGO) if job.job_id in mine]
+            found = [job for job in await store.due(_LONG_AGO) if job.job_id in mine]
             assert found == [jobs[5], jobs[1], jobs[4], jobs[2]], "the moment itself is included"
-            assert len(await store.due(LONG_AGO, limit=2)) == 2
+            assert len(await store.due(_LONG_AGO, limit=2)) == 2
 
     async def test_due_follows_what_a_save_changes(self) -> None:
         async with await self.open_store() as store:
-            job = make_job(self.queue, state=State.RUNNING, lease_until=LONG_AGO)
+            job = make_job(self.queue, state=State.RUNNING, lease_until=_LONG_AGO)
             await store.save(job, expected=0)
-            assert job in await store.due(LONG_AGO)
-            renewed = replace(job, version=2, lease_until=LONG_AGO + 30)
+            assert job in await store.due(_LONG_AGO)
+            renewed = replace(job, version=2, lease_until=_LONG_AGO + 30)
             await store.save(renewed, expected=1)
-            assert job.job_id not in {j.job_id for j in await store.due(LONG_AGO)}
-            assert renewed in await store.due(LONG_AGO + 30)
+            assert job.job_id not in {j.job_id for j in await store.due(_LONG_AGO)}
+            assert renewed in await store.due(_LONG_AGO + 30)
             ended = replace(renewed, version=3, state=State.REMOVED, lease_until=None)
             await store.save(ended, expected=2)
-            assert job.job_id not in {j.job_id for j in await store.due(LONG_AGO + 30)}
+            assert job.job_id not in {j.job_id for j in await store.due(_LONG_AGO + 30)}
 
     # --- counts ------------------------------------------------------------------------------------------------------
 
@@ -434,7 +434,7 @@ class JobStoreKit(LogStoreKit):
                     del model[queue, job_id]
                     continue
                 version = before.version if before else 0
-                state, need = chance.choice(ALL), chance.choice(needs)
+                state, need = chance.choice(_ALL), chance.choice(needs)
                 job = make_job(queue, job_id, version=version + 1, state=state, requirements=need)
                 await store.save(job, expected=version)
                 model[queue, job_id] = job
@@ -457,10 +457,10 @@ class JobStoreKit(LogStoreKit):
     async def test_counts_stay_true_when_many_write_at_once(self) -> None:
         async with await self.open_store() as store:
             jobs = [make_job(self.queue) for _ in range(100)]
-            await save_all(store, jobs)
+            await _save_all(store, jobs)
             shape = jobs[0].requirements.shape
             steps = [store.save(replace(j, version=2, state=State.RUNNING), expected=1) for j in jobs[:60]]
-            stale = [attempt(store, replace(j, version=2, state=State.FINISHED), 5, {}) for j in jobs[60:80]]
+            stale = [_attempt(store, replace(j, version=2, state=State.FINISHED), 5, {}) for j in jobs[60:80]]
             gone = [store.delete(self.queue, j.job_id, expected=1) for j in jobs[80:]]
             await asyncio.gather(*steps, *stale, *gone)
             assert await store.counts(self.queue) == {(State.QUEUED, shape): 20, (State.RUNNING, shape): 60}
@@ -470,18 +470,18 @@ class JobStoreKit(LogStoreKit):
     async def test_everything_is_there_after_close_and_open(self) -> None:
         self.needs_durable()
         async with await self.open_store() as store:
-            jobs = [rich_job(self.queue, state=ALL[n % 4], queued_at=NOW + n) for n in range(8)]
-            jobs.append(make_job(self.queue, queued_at=NOW + 8, expires_at=LONG_AGO))
+            jobs = [rich_job(self.queue, state=_ALL[n % 4], queued_at=NOW + n) for n in range(8)]
+            jobs.append(make_job(self.queue, queued_at=NOW + 8, expires_at=_LONG_AGO))
             for job in jobs:
                 await store.save(job, expected=0, documents={"definition": job.job_id.encode()})
             counted = await store.counts(self.queue)
         async with await self.open_store() as store:
-            assert await store.list(self.queue, states=ALL) == jobs
+            assert await store.list(self.queue, states=_ALL) == jobs
             assert await store.counts(self.queue) == counted
             for job in jobs:
                 assert await store.load(self.queue, job.job_id) == job
                 assert await store.document(self.queue, job.job_id, "definition") == job.job_id.encode()
-            assert jobs[-1] in await store.due(LONG_AGO)
+            assert jobs[-1] in await store.due(_LONG_AGO)
             assert await store.in_namespace(self.queue, "名前") == [jobs[0], jobs[1], jobs[4], jobs[5]]
             with pytest.raises(Conflict):
                 await store.save(jobs[0], expected=0)
@@ -490,9 +490,9 @@ class JobStoreKit(LogStoreKit):
         self.needs_durable()
         jobs = [make_job(self.queue) for _ in range(50)]
         async with await self.open_store() as store:
-            await save_all(store, jobs)
+            await _save_all(store, jobs)
         async with await self.open_store() as store:
-            assert await store.list(self.queue, states=ALL) == by_age(jobs)
+            assert await store.list(self.queue, states=_ALL) == _by_age(jobs)
 
     # --- everything at random ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from asman.testing.fixtures import Exam, fresh_id, make_job
 
 __all__ = ["LogStoreKit", "Store", "line", "read_all"]
 
-HALF_BYTES = 4 << 20
+_HALF_BYTES = 4 << 20
 
 
 class Store(JobStore, LogStore, Protocol):
@@ -181,8 +181,8 @@ class LogStoreKit(Exam):
         tail = sum(len(data) for found in slices if found.start >= gaps[0] for data in found.lines)
         assert slices[0].start == 0
         assert slices[-1].start + len(slices[-1].lines) == len(lines)
-        assert HALF_BYTES * 3 // 4 <= head <= HALF_BYTES
-        assert HALF_BYTES * 3 // 4 <= tail <= HALF_BYTES
+        assert _HALF_BYTES * 3 // 4 <= head <= _HALF_BYTES
+        assert _HALF_BYTES * 3 // 4 <= tail <= _HALF_BYTES
 
     async def test_cursor_into_the_dropped_middle_skips_to_what_is_kept(self) -> None:
         lines = [line(f"{number:05d}" + "x" * 60_000) for number in range(250)]
@@ -197,7 +197,7 @@ class LogStoreKit(Exam):
     async def test_one_line_larger_than_a_half_is_counted_and_hurts_nothing(self) -> None:
         async with await self.open_store() as store:
             job_id = await self._job(store)
-            huge = line("x" * (HALF_BYTES + 1))
+            huge = line("x" * (_HALF_BYTES + 1))
             await store.append_log(self.queue, job_id, attempt=1, half="run", lines=[line("a"), huge])
             assert await store.append_log(self.queue, job_id, attempt=1, half="run", lines=[line("b")]) == 3
             slices = await read_all(store, self.queue, job_id)

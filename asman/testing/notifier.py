@@ -12,11 +12,11 @@ from asman.testing.fixtures import Exam
 
 __all__ = ["NotifierKit"]
 
-WAIT_S = 10.0
-END = b"\x00the end"
+_WAIT_S = 10.0
+_END = b"\x00the end"
 
 
-class Listener:
+class _Listener:
     """Collects what is delivered; ``until_end`` waits for a message that says so."""
 
     def __init__(self) -> None:
@@ -26,17 +26,17 @@ class Listener:
 
     def __call__(self, data: bytes) -> None:
         assert asyncio.get_running_loop() is self._loop, "delivered outside the event loop"
-        if data == END:
+        if data == _END:
             self._ended.set()
         else:
             self.heard.append(data)
 
     async def until_end(self) -> list[bytes]:
-        await asyncio.wait_for(self._ended.wait(), WAIT_S)
+        await asyncio.wait_for(self._ended.wait(), _WAIT_S)
         return self.heard
 
 
-def raises(data: bytes) -> None:
+def _raises(data: bytes) -> None:
     raise RuntimeError("a subscriber that is broken on purpose")
 
 
@@ -57,28 +57,28 @@ class NotifierKit(Exam):
 
     async def test_messages_arrive_in_the_order_of_their_publisher(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, listener = self.new_topic(), Listener()
+            topic, listener = self.new_topic(), _Listener()
             await notifier.subscribe(topic, listener)
             messages = [b"%d" % number for number in range(500)]
-            for message in [*messages, END]:
+            for message in [*messages, _END]:
                 await notifier.publish(topic, message)
             assert await listener.until_end() == messages
 
     @pytest.mark.parametrize("data", [b"", b"\n", b"\x00\xff", bytes(range(256)), b"x" * (1 << 20)], ids=repr)
     async def test_bytes_arrive_as_they_are(self, data: bytes) -> None:
         async with await self.open_notifier() as notifier:
-            topic, listener = self.new_topic(), Listener()
+            topic, listener = self.new_topic(), _Listener()
             await notifier.subscribe(topic, listener)
             await notifier.publish(topic, data)
-            await notifier.publish(topic, END)
+            await notifier.publish(topic, _END)
             assert await listener.until_end() == [data]
 
     async def test_every_subscriber_of_the_topic_gets_every_message(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, listeners = self.new_topic(), [Listener() for _ in range(5)]
+            topic, listeners = self.new_topic(), [_Listener() for _ in range(5)]
             for listener in listeners:
                 await notifier.subscribe(topic, listener)
-            for message in (b"a", b"b", END):
+            for message in (b"a", b"b", _END):
                 await notifier.publish(topic, message)
             for listener in listeners:
                 assert await listener.until_end() == [b"a", b"b"]
@@ -88,36 +88,36 @@ class NotifierKit(Exam):
         async with await self.open_notifier() as notifier:
             topic = self.new_topic(name)
             others = [topic + "x", topic[:-1], topic[:-1] + "?", topic[:-1] + "*"]
-            listener = Listener()
+            listener = _Listener()
             await notifier.subscribe(topic, listener)
             for other in others:
                 if other != topic:
                     await notifier.publish(other, b"for others")
-            await notifier.publish(topic, END)
+            await notifier.publish(topic, _END)
             assert await listener.until_end() == []
 
     async def test_messages_from_before_the_subscription_are_not_delivered(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, listener = self.new_topic(), Listener()
+            topic, listener = self.new_topic(), _Listener()
             await notifier.publish(topic, b"too early")
             await notifier.subscribe(topic, listener)
-            await notifier.publish(topic, END)
+            await notifier.publish(topic, _END)
             assert await listener.until_end() == []
 
     async def test_after_unsubscribing_nothing_arrives(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, leaves, stays = self.new_topic(), Listener(), Listener()
+            topic, leaves, stays = self.new_topic(), _Listener(), _Listener()
             await notifier.subscribe(topic, leaves)
             await notifier.subscribe(topic, stays)
             await notifier.unsubscribe(topic, leaves)
-            for message in (b"a", END):
+            for message in (b"a", _END):
                 await notifier.publish(topic, message)
             assert await stays.until_end() == [b"a"]
             assert leaves.heard == []
 
     async def test_unsubscribing_what_is_not_subscribed_is_no_error(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, listener = self.new_topic(), Listener()
+            topic, listener = self.new_topic(), _Listener()
             await notifier.unsubscribe(topic, listener)
             await notifier.subscribe(topic, listener)
             await notifier.unsubscribe(topic, listener)
@@ -125,21 +125,21 @@ class NotifierKit(Exam):
 
     async def test_one_can_subscribe_again(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, listener = self.new_topic(), Listener()
+            topic, listener = self.new_topic(), _Listener()
             await notifier.subscribe(topic, listener)
             await notifier.unsubscribe(topic, listener)
             await notifier.publish(topic, b"between")
             await notifier.subscribe(topic, listener)
-            for message in (b"after", END):
+            for message in (b"after", _END):
                 await notifier.publish(topic, message)
             assert await listener.until_end() == [b"after"]
 
     async def test_subscriber_that_raises_does_not_hurt_the_others_or_the_publisher(self) -> None:
         async with await self.open_notifier() as notifier:
-            topic, before, after = self.new_topic(), Listener(), Listener()
-            for deliver in (before, raises, after):
+            topic, before, after = self.new_topic(), _Listener(), _Listener()
+            for deliver in (before, _raises, after):
                 await notifier.subscribe(topic, deliver)
-            for message in (b"a", b"b", END):
+            for message in (b"a", b"b", _END):
                 await notifier.publish(topic, message)
             assert await before.until_end() == [b"a", b"b"]
             assert await after.until_end() == [b"a", b"b"]
@@ -147,8 +147,8 @@ class NotifierKit(Exam):
     async def test_what_one_opened_notifier_publishes_the_other_delivers(self) -> None:
         self.needs_shared()
         async with await self.open_notifier() as one, await self.open_notifier() as two:
-            topic, listener = self.new_topic(), Listener()
+            topic, listener = self.new_topic(), _Listener()
             await two.subscribe(topic, listener)
-            for message in (b"a", b"b", END):
+            for message in (b"a", b"b", _END):
                 await one.publish(topic, message)
             assert await listener.until_end() == [b"a", b"b"]

@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["job_store_machine"]
 
-STATES = (State.QUEUED, State.RUNNING, State.FINISHED, State.REMOVED)
-NEEDS = (Requirements(), Requirements(cores=2, tags=("a",)))
-NAMES = ("_", "a", "é")
+_STATES = (State.QUEUED, State.RUNNING, State.FINISHED, State.REMOVED)
+_NEEDS = (Requirements(), Requirements(cores=2, tags=("a",)))
+_NAMES = ("_", "a", "é")
 
-names = st.lists(st.sampled_from(NAMES), unique=True).map(lambda chosen: tuple((name, NOW) for name in sorted(chosen)))
-documents = st.dictionaries(st.sampled_from(["definition", "result"]), st.none() | st.binary(max_size=8))
-moments = st.sampled_from([NOW, NOW + 0.5, NOW + 1, NOW + 2])
-halves = st.sampled_from(["build", "run"])
-writers = st.integers(0, 1)
-numbers = st.integers(0, 3)
-queues = st.integers(0, 1)
+_names = st.lists(st.sampled_from(_NAMES), unique=True).map(
+    lambda chosen: tuple((name, NOW) for name in sorted(chosen))
+)
+_documents = st.dictionaries(st.sampled_from(["definition", "result"]), st.none() | st.binary(max_size=8))
+_moments = st.sampled_from([NOW, NOW + 0.5, NOW + 1, NOW + 2])
+_halves = st.sampled_from(["build", "run"])
+_writers = st.integers(0, 1)
+_numbers = st.integers(0, 2)
+_queues = st.integers(0, 1)
 
 
 @dataclass
@@ -48,7 +50,7 @@ class _Kept:
     lines: dict[str, list[bytes]] = field(default_factory=dict)
 
 
-def by_age(jobs: list[Job]) -> list[Job]:
+def _by_age(jobs: list[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.queued_at, job.job_id, job.queue))
 
 
@@ -60,7 +62,7 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.runner = asyncio.Runner()
             self.queues = [kit.new_queue("one"), kit.new_queue("two")]
-            self.ids = [fresh_id() for _ in range(4)]
+            self.ids = [fresh_id() for _ in range(3)]
             self.model: dict[tuple[str, str], _Kept] = {}
             self.runner.run(self._open())
 
@@ -81,19 +83,30 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
 
         def _jobs(self, **members: Any) -> list[Job]:
             kept = [entry.job for entry in self.model.values()]
-            return by_age([j for j in kept if all(getattr(j, name) == value for name, value in members.items())])
+            return _by_age([j for j in kept if all(getattr(j, name) == value for name, value in members.items())])
+
+        def _compare(self, store: Store, key: tuple[str, str]) -> None:
+            """Everything the store knows of one job against everything the model does."""
+            entry = self.model.get(key)
+            assert self._do(store.load(*key)) == (entry.job if entry else None)
+            for name in ("definition", "result"):
+                kept = entry.documents.get(name) if entry else None
+                assert self._do(store.document(*key, name)) == kept
+            for half in ("build", "run"):
+                lines = entry.lines.get(half, []) if entry else []
+                assert self._do(store.read_log(*key, half=half)).lines == tuple(lines)
 
         @rule(
-            writer=writers,
-            q=queues,
-            n=numbers,
+            writer=_writers,
+            q=_queues,
+            n=_numbers,
             off=st.sampled_from([0, 0, 0, 1, -1]),
-            state=st.sampled_from(STATES),
-            need=st.sampled_from(NEEDS),
-            queued_at=moments,
-            namespaces=names,
-            written=documents,
-            lease_until=st.none() | moments,
+            state=st.sampled_from(_STATES),
+            need=st.sampled_from(_NEEDS),
+            queued_at=_moments,
+            namespaces=_names,
+            written=_documents,
+            lease_until=st.none() | _moments,
         )
         def save(
             self,
@@ -134,8 +147,9 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
                     entry.documents.pop(name, None)
                 else:
                     entry.documents[name] = data
+            self._compare(self.stores[1 - writer], key)
 
-        @rule(writer=writers, q=queues, n=numbers, off=st.sampled_from([0, 0, 1]))
+        @rule(writer=_writers, q=_queues, n=_numbers, off=st.sampled_from([0, 0, 1]))
         def delete(self, writer: int, q: int, n: int, off: int) -> None:
             key = (self.queues[q], self.ids[n])
             before = self.model.get(key)
@@ -148,8 +162,9 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
                 return
             assert before is None or not off, "a delete of another version was done"
             self.model.pop(key, None)
+            self._compare(self.stores[1 - writer], key)
 
-        @rule(writer=writers, q=queues, n=numbers, number=st.integers(1, 3), half=halves, count=st.integers(0, 3))
+        @rule(writer=_writers, q=_queues, n=_numbers, number=st.integers(1, 3), half=_halves, count=st.integers(0, 3))
         def append_log(self, writer: int, q: int, n: int, number: int, half: str, count: int) -> None:
             key = (self.queues[q], self.ids[n])
             lines = [b'["%d",%d]' % (number, index) for index in range(count)]
@@ -165,7 +180,7 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
             if lines:
                 assert total == len(entry.lines.get(half, []))
 
-        @rule(reader=writers, q=queues, n=numbers, half=halves, since=st.integers(0, 9))
+        @rule(reader=_writers, q=_queues, n=_numbers, half=_halves, since=st.integers(0, 9))
         def read_log(self, reader: int, q: int, n: int, half: str, since: int) -> None:
             key = (self.queues[q], self.ids[n])
             entry = self.model.get(key)
@@ -177,30 +192,26 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
                 assert entry is not None
                 assert (found.start, found.attempt) == (since, entry.attempt)
 
-        @rule(writer=writers, q=queues, n=numbers)
+        @rule(writer=_writers, q=_queues, n=_numbers)
         def drop_log(self, writer: int, q: int, n: int) -> None:
             key = (self.queues[q], self.ids[n])
             self._do(self.stores[writer].drop_log(*key))
             entry = self.model.get(key)
             if entry is not None:
                 entry.attempt, entry.lines = 0, {}
+            self._compare(self.stores[1 - writer], key)
 
-        @rule(reader=writers, q=queues, n=numbers)
+        @rule(reader=_writers, q=_queues, n=_numbers)
         def load(self, reader: int, q: int, n: int) -> None:
-            key = (self.queues[q], self.ids[n])
-            entry = self.model.get(key)
-            assert self._do(self.stores[reader].load(*key)) == (entry.job if entry else None)
-            for name in ("definition", "result"):
-                kept = entry.documents.get(name) if entry else None
-                assert self._do(self.stores[reader].document(*key, name)) == kept
+            self._compare(self.stores[reader], (self.queues[q], self.ids[n]))
 
         @rule(
-            reader=writers,
-            q=queues,
-            states=st.sets(st.sampled_from(STATES)),
-            need=st.none() | st.sampled_from(NEEDS),
+            reader=_writers,
+            q=_queues,
+            states=st.sets(st.sampled_from(_STATES)),
+            need=st.none() | st.sampled_from(_NEEDS),
             limit=st.integers(1, 5),
-            after=st.none() | st.tuples(moments, st.sampled_from(["", "8", "g"])),
+            after=st.none() | st.tuples(_moments, st.sampled_from(["", "8", "g"])),
         )
         def list_jobs(
             self,
@@ -223,23 +234,23 @@ def job_store_machine(kit: LogStoreKit) -> type[RuleBasedStateMachine]:
             found = self._do(self.stores[reader].list(queue, states=states, shape=shape, limit=limit, after=after))
             assert found == wanted[:limit]
 
-        @rule(reader=writers, q=queues, name=st.sampled_from(NAMES), limit=st.integers(1, 4))
+        @rule(reader=_writers, q=_queues, name=st.sampled_from(_NAMES), limit=st.integers(1, 4))
         def in_namespace(self, reader: int, q: int, name: str, limit: int) -> None:
             active = [j for j in self._jobs(queue=self.queues[q]) if j.is_active and name in j.namespace_names]
             found = self._do(self.stores[reader].in_namespace(self.queues[q], name, limit=limit))
             assert found == active[:limit]
 
-        @rule(reader=writers, n=numbers)
+        @rule(reader=_writers, n=_numbers)
         def find(self, reader: int, n: int) -> None:
             found = self._do(self.stores[reader].find(self.ids[n]))
             assert [j.queued_at for j in found] == sorted(j.queued_at for j in found)
-            assert by_age(found) == self._jobs(job_id=self.ids[n])
+            assert _by_age(found) == self._jobs(job_id=self.ids[n])
 
-        @rule(reader=writers, before=moments)
+        @rule(reader=_writers, before=_moments)
         def due(self, reader: int, before: float) -> None:
             found = [j for j in self._do(self.stores[reader].due(before, limit=10_000)) if j.queue in self.queues]
             assert [j.due_at for j in found] == sorted(j.due_at for j in found)
-            assert by_age(found) == [j for j in self._jobs() if j.due_at <= before]
+            assert _by_age(found) == [j for j in self._jobs() if j.due_at <= before]
 
         @rule()
         @precondition(lambda self: kit.durable)

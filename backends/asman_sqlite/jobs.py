@@ -35,7 +35,7 @@ _BEFORE_ALL = (-1e308, "")
 _STATES = {number: state for state, number in STATE_NUMBERS.items()}
 _PLACE = itemgetter(0, 1)
 
-Row = tuple[float, str, bytes]
+_Row = tuple[float, str, bytes]
 
 
 class SqliteJobStore:
@@ -210,7 +210,7 @@ def _decoded(rows: Iterable[tuple[bytes]]) -> list[Job]:
     return [decode_job(record) for (record,) in rows]
 
 
-def _in_order(limit: int, *runs: Iterable[Row]) -> list[Job]:
+def _in_order(limit: int, *runs: Iterable[_Row]) -> list[Job]:
     """Merge runs that are each sorted by (queued_at, job_id); only what is wanted is decoded."""
     return [decode_job(record) for _, _, record in islice(merge(*runs, key=_PLACE), limit)]
 

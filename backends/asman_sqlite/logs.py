@@ -18,7 +18,7 @@ __all__ = ["append", "drop", "read"]
 _HALF_BYTES = 4 << 20
 _CHUNK_BYTES = 64 << 10
 
-Chunk = tuple[int, int, bytes]
+_Chunk = tuple[int, int, bytes]
 
 
 @dataclass(slots=True)
@@ -127,14 +127,14 @@ def _append_run(tx: Transaction, number: int, half: LogHalf, kept: _Half, run: l
         kept.tail_bytes -= gone_bytes
 
 
-def _chunks_from(tx: Transaction, number: int, half: LogHalf, since: int) -> Iterator[Chunk]:
+def _chunks_from(tx: Transaction, number: int, half: LogHalf, since: int) -> Iterator[_Chunk]:
     """The chunk that holds line ``since``, if it was kept, and those behind it."""
     before = tx.execute("chunk_before", number, half, since).fetchone()
     holding = [before] if before is not None and since < before[0] + before[1] else []
     return chain(holding, tx.execute("chunks_after", number, half, since))
 
 
-def _gather(chunks: Iterator[Chunk], since: int, total: int, max_bytes: int) -> tuple[int, list[bytes]]:
+def _gather(chunks: Iterator[_Chunk], since: int, total: int, max_bytes: int) -> tuple[int, list[bytes]]:
     """Lines without a gap between them, up to ``max_bytes`` but at least one."""
     taken: list[bytes] = []
     start = -1

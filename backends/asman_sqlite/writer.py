@@ -29,7 +29,7 @@ _BATCH_BYTES = 8 << 20
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 T = TypeVar("T")
-Counted = tuple[str, int, str]
+_Counted = tuple[str, int, str]
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Transaction:
     """What a request works with. Shape: ``counted`` are the changes of counters, written once before the commit."""
 
     connection: sqlite3.Connection
-    counted: dict[Counted, int] = field(default_factory=dict)
+    counted: dict[_Counted, int] = field(default_factory=dict)
 
     def execute(self, name: str, *values: Any) -> sqlite3.Cursor:
         return self.connection.execute(STATEMENTS[name], values)

@@ -774,7 +774,7 @@ async def test_up_starts_a_worker_again_that_died_and_ends_it_with_itself(tmp_pa
         log = tmp_path / "starts.txt"
         url = await asyncio.to_thread(_up_until_ready, options, tmp_path, more, log)
     said = log.read_text().splitlines()
-    start = f"start mine --server {url} --cpus 2"
+    start = f"start mine --server {url} --cpus {os.cpu_count()} --cpus 2"
     assert said == [start, start, "ready", "ended"]
 
 

@@ -43,6 +43,13 @@ def test_the_module_is_a_plugin_for_its_scheme() -> None:
     assert isinstance(open_notifier(plugins, "memory:", Config()), MemoryNotifier)
 
 
+def test_listings_show_the_scheme_with_a_line_of_help() -> None:
+    plugins = load_plugins([memory], discover=False)
+    (schemes,) = plugins.hook.asman_schemes()
+    assert list(schemes) == ["memory"]
+    assert schemes["memory"]
+
+
 def test_another_scheme_is_refused_and_this_one_named() -> None:
     plugins = load_plugins([memory], discover=False)
     for opener in (open_job_store, open_blob_store, open_notifier):

@@ -23,6 +23,7 @@ from asman.testing.job_store import JobStoreKit
 from asman.testing.log_store import LogStoreKit, read_all
 from asman.testing.notifier import NotifierKit
 from asman.testing.stateful import job_store_machine
+from asman_sqlite.jobs import SqliteJobStore
 
 
 class LastWriterWins(MemoryJobStore):
@@ -193,7 +194,9 @@ async def test_store_that_breaks_its_contract_fails(
         await getattr(prepared(kit, store, tmp_path), test)(*values)
 
 
-@pytest.mark.parametrize("store", [LastWriterWins, ForgetsToUncount, DueIsExclusive, KeepsRemovedDocuments])
+@pytest.mark.parametrize(
+    "store", [LastWriterWins, ForgetsToUncount, DueIsExclusive, KeepsRemovedDocuments, LeavesTheLog]
+)
 def test_random_steps_find_the_fault(store: type, tmp_path: Path) -> None:
     machine = job_store_machine(prepared(JobStoreKit, store, tmp_path))
     found = settings(max_examples=300, database=None, derandomize=True, phases=[Phase.generate])
@@ -273,10 +276,9 @@ async def test_exam_of_the_memory_url_covers_all_three_contracts() -> None:
 
 
 async def test_exam_of_a_durable_url_skips_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    """Source of the classes: ``asman.testing.exam``."""
     outcomes = await check_backend(f"sqlite:///{tmp_path / 'jobs.db'}")
     assert summary(outcomes).keys() == {"passed"}, outcomes
-    from asman_sqlite.jobs import SqliteJobStore
-
     async with SqliteJobStore(tmp_path / "jobs.db") as store:
         assert await store.counts(None) == {}
         assert await store.due(1e12) == []

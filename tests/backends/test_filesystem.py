@@ -25,6 +25,10 @@ def test_other_urls_are_left_to_others() -> None:
         assert asman_filesystem.asman_blob_store(url, Config()) is None
 
 
+def test_listings_show_the_scheme_with_a_line_of_help() -> None:
+    assert list(asman_filesystem.asman_schemes()) == ["file"]
+
+
 def test_installed_plugins_open_the_scheme() -> None:
     assert isinstance(open_blob_store(load_plugins(), "file:///x", Config()), FileBlobStore)
 

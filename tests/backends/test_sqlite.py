@@ -31,6 +31,10 @@ def test_other_urls_are_left_to_others() -> None:
         assert asman_sqlite.asman_job_store(url, Config()) is None
 
 
+def test_listings_show_the_scheme_with_a_line_of_help() -> None:
+    assert list(asman_sqlite.asman_schemes()) == ["sqlite"]
+
+
 def test_installed_plugins_open_the_scheme() -> None:
     assert isinstance(open_job_store(load_plugins(), "sqlite:///x.db", Config()), SqliteJobStore)
 

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import pytest
 
 from asman.errors import BadRequest
 from asman_worker.docker import Engine
-from asman_worker.executor import CANCELLED, PULL_STEP, RUN_STEP, Assignment, Executor
+from asman_worker.executor import CANCELLED, RUN_STEP, Assignment, Executor
 from asman_worker.gpu import Gpu
 from asman_worker.limits import NETWORK, Grant, cache_volume
 from docker_engine import IMAGE, DockerEngine
 from worker_blobs import BlobServer
+from worker_peers import until
 
 pytestmark = pytest.mark.docker
 
@@ -96,12 +97,6 @@ async def bench(docker_host: str, tmp_path: Path) -> AsyncIterator[Bench]:
         opened = Bench(engine, session, blobs, tmp_path)
         yield opened
         await opened.close()
-
-
-async def until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def text_of(report: dict[str, Any], *, stderr: bool = False) -> str:
@@ -243,6 +238,21 @@ async def test_more_outputs_than_the_owner_allows_are_refused(bench: Bench) -> N
     few = bench.another(replace(GRANT, max_output_files=3))
     report = await bench.run("for n in 1 2 3 4; do touch /outputs/$n; done", few)
     assert "more than 3 files" in report["result"]["error"]
+
+
+async def test_a_job_that_fills_the_disk_is_ended_while_it_runs(bench: Bench) -> None:
+    small = bench.another(replace(GRANT, max_output_bytes=1 << 20))
+    script = "n=0; while :; do n=$((n+1)); head -c 500000 /dev/zero > /outputs/$n; sleep 0.2; done"
+    report = await bench.run(script, small)
+    assert (report["reason"], report["outcome"]) == ("Error", "error")
+    assert "more than 1.0 MiB in /outputs" in report["result"]["error"]
+    assert report["result"]["duration"] < 30_000
+
+
+async def test_no_single_file_can_outgrow_the_outputs(bench: Bench) -> None:
+    small = bench.another(replace(GRANT, max_output_bytes=1 << 20))
+    report = await bench.run("head -c 9000000 /dev/zero > /tmp/x; wc -c < /tmp/x", small)
+    assert "1048576\n" in text_of(report)
 
 
 async def test_files_of_the_containers_root_are_read_and_removed(bench: Bench) -> None:
@@ -539,7 +549,8 @@ async def test_what_runs_is_accounted_and_what_does_not_fit_waits(bench: Bench) 
     assert (free.cores, free.jobs) == (0.5, 0)
     assert free.memory_bytes == GRANT.memory_bytes - int(GRANT.memory_bytes * 0.75)
     second = asyncio.create_task(bench.run("echo second", executor))
-    await asyncio.sleep(0.5)
+    third = await bench.run("echo third", executor, requirements={"cpus": 0.5})
+    assert third["outcome"] == "succeeded"
     assert "second" not in bench.live()
     await executor.stop(*first.key)
     assert await running == CANCELLED
@@ -553,7 +564,9 @@ async def test_a_waiting_job_can_be_stopped(bench: Bench) -> None:
     running = asyncio.create_task(bench.executor.run(first, bench.log))
     await until(lambda: "first" in bench.live())
     waiting = asyncio.create_task(bench.executor.run(second, bench.log))
-    await asyncio.sleep(0.2)
+    await until(
+        lambda: bench.executor._jobs[second.key].step == "room" if second.key in bench.executor._jobs else False
+    )
     await bench.executor.stop(*second.key)
     assert await asyncio.wait_for(waiting, 5) == CANCELLED
     await bench.executor.stop(*first.key)
@@ -571,8 +584,8 @@ def test_a_grant_that_cannot_be_kept_is_refused_at_once(bench: Bench) -> None:
         bench.another(replace(GRANT, profile="loose"))
 
 
-async def test_steps_of_the_log_are_named_as_on_the_wire(bench: Bench) -> None:
-    await bench.run("echo x", image="127.0.0.1:1/none:1")
-    await bench.run("echo y")
-    assert {step for step, _ in bench.lines} == {RUN_STEP}
-    assert PULL_STEP == "docker image pull"
+async def test_what_a_pull_says_goes_to_the_step_of_its_name(bench: Bench, docker_engine: DockerEngine) -> None:
+    assert docker_engine.request("POST", f"/images/{IMAGE}/tag?repo=127.0.0.1:1/moving&tag=latest")[0] == 201
+    report = await bench.run("echo y", image="127.0.0.1:1/moving")
+    assert "using the copy that is here" in bench.live("docker image pull")
+    assert bench.live("Running") == text_of(report) == "y\n"

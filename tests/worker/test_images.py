@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from asman_worker.docker import Engine
 from asman_worker.images import Images, PullFailed, PullProgress, moves, registry_auth, registry_of
 from docker_engine import IMAGE, DockerEngine
+from worker_peers import until
 
 LIMIT_S = 60.0
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -127,12 +128,6 @@ async def engine(docker_host: str) -> AsyncIterator[Engine]:
         yield opened
 
 
-async def until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 @pytest.mark.docker
 async def test_an_image_that_is_here_is_used_without_asking_anybody(engine: Engine) -> None:
     said: list[str] = []
@@ -161,7 +156,7 @@ async def test_jobs_that_wait_for_one_image_share_one_pull(engine: Engine, regis
     registry.hold()
     said: list[list[str]] = [[], [], []]
     first = asyncio.create_task(images.ensure(name, said[0].append, limit_s=LIMIT_S))
-    await until(lambda: said[0])
+    await until(lambda: bool(said[0]))
     others = [asyncio.create_task(images.ensure(name, listener.append, limit_s=LIMIT_S)) for listener in said[1:]]
     await until(lambda: all(said))
     registry.release()
@@ -177,7 +172,7 @@ async def test_one_waiter_that_goes_does_not_end_the_pull_of_the_others(engine: 
     registry.hold()
     said: list[str] = []
     goes = asyncio.create_task(images.ensure(name, said.append, limit_s=LIMIT_S))
-    await until(lambda: said)
+    await until(lambda: bool(said))
     stays = asyncio.create_task(images.ensure(name, said.append, limit_s=LIMIT_S))
     await until(lambda: len(said) >= 2)
     goes.cancel()
@@ -195,7 +190,7 @@ async def test_a_pull_that_nobody_waits_for_is_given_up_and_can_be_begun_again(
     registry.hold()
     said: list[str] = []
     only = asyncio.create_task(images.ensure(name, said.append, limit_s=LIMIT_S))
-    await until(lambda: said)
+    await until(lambda: bool(said))
     only.cancel()
     with pytest.raises(asyncio.CancelledError):
         await only

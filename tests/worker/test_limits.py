@@ -462,7 +462,7 @@ def test_a_definition_without_an_image_is_refused(definition: dict[str, Any]) ->
 def test_the_owners_patterns_decide_which_images_run() -> None:
     grant = replace(GRANT, images=("alpine:*", "ghcr.io/me/*"))
     assert image_of({"image": "ghcr.io/me/x"}, grant) == "ghcr.io/me/x:latest"
-    with pytest.raises(LimitExceeded, match="ghcr.io/other/x"):
+    with pytest.raises(LimitExceeded, match=r"ghcr\.io/other/x"):
         image_of({"image": "ghcr.io/other/x"}, grant)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -19,6 +19,7 @@ from asman_worker.logs import (
     merge_lines,
     take_timestamp,
 )
+from worker_peers import until
 
 TEXTS = st.text(st.sampled_from("aé世😀\n\r "), max_size=80)
 
@@ -29,7 +30,7 @@ def frame(stream: int, data: bytes) -> bytes:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     marks = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(marks)]
 
 
 @given(
@@ -144,12 +145,6 @@ def test_few_lines_are_reported_as_they_are_and_many_are_joined() -> None:
     assert sum(line[0].count("x") for line in merged if len(line) == 3) == 20
 
 
-async def until(condition: Any, limit_s: float = 5.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_lines_are_sent_in_batches_and_all_of_them() -> None:
     batches: list[list[Any]] = []
     pump = LogPump(batches.append, now_ms=lambda: 7)
@@ -157,7 +152,7 @@ async def test_lines_are_sent_in_batches_and_all_of_them() -> None:
         pump.feed(frame(STDOUT, f"line {number}\n".encode()))
     pump.feed(frame(STDERR, b"oops\n"))
     assert batches == []
-    await until(lambda: batches)
+    await until(lambda: bool(batches))
     assert batches == [[*([f"line {n}\n", 7] for n in range(50)), ["oops\n", 7, True]]]
     pump.finish()
     assert pump.kept.lines() == batches[0]
@@ -176,7 +171,7 @@ async def test_an_unfinished_line_is_shown_after_a_while_and_its_place_is_rememb
     breaks: list[tuple[int, int]] = []
     pump = LogPump(batches.append, on_break=lambda stream, offset: breaks.append((stream, offset)))
     pump.feed(frame(STDOUT, b"done\nPassword: "))
-    await until(lambda: breaks)
+    await until(lambda: bool(breaks))
     pump.feed(frame(STDOUT, b"ok\n"))
     pump.finish()
     assert [line[0] for batch in batches for line in batch] == ["done\n", "Password: ", "ok\n"]
@@ -224,6 +219,8 @@ async def test_a_pump_that_is_given_up_sends_nothing_more() -> None:
     batches: list[list[Any]] = []
     pump = LogPump(batches.append)
     pump.feed(frame(STDOUT, b"late\n"))
+    timer = pump._timer
+    assert timer is not None
     pump.close()
-    await asyncio.sleep(0.15)
+    assert timer.cancelled()
     assert batches == []

@@ -77,13 +77,14 @@ async def test_folders_that_nobody_keeps_are_removed(remains: Remains, tmp_path:
 
 
 @contextlib.contextmanager
-def as_nobody(*reachable: Path) -> Iterator[None]:
-    """Be a user without rights, who may reach these places and talk to the engine, for the time of the block."""
-    above = {path for place in reachable for path in (place, *place.parents)}
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in above}
-    before = {path: mode for path, mode in modes.items() if mode & 0o011 != 0o011}
-    for path, mode in before.items():
-        path.chmod(mode | 0o011)
+def as_nobody(folder: Path, address: str) -> Iterator[None]:
+    """Be a user without rights, who may reach a folder and talk to the engine, for the time of the block."""
+    socket = Path(address.removeprefix("unix://"))
+    wanted = dict.fromkeys((folder, *folder.parents, *socket.parents), 0o011) | {socket: 0o006}
+    before = {path: stat.S_IMODE(path.stat().st_mode) for path in wanted}
+    changed = {path: mode for path, mode in before.items() if mode & wanted[path] != wanted[path]}
+    for path, mode in changed.items():
+        path.chmod(mode | wanted[path])
     try:
         os.setegid(65534)
         os.seteuid(65534)
@@ -91,7 +92,7 @@ def as_nobody(*reachable: Path) -> Iterator[None]:
     finally:
         os.seteuid(0)
         os.setegid(0)
-        for path, mode in before.items():
+        for path, mode in changed.items():
             path.chmod(mode)
 
 
@@ -104,23 +105,17 @@ async def test_a_worker_that_is_not_root_reads_and_removes_what_a_containers_roo
     closed = workspace.outputs / "closed"
     closed.mkdir()
     (closed / "file").write_text("x")
-    for path in tmp_path.rglob("*"):
+    for path in list(tmp_path.rglob("*")):  # noqa: ASYNC240 - a few files
         os.chown(path, 65534, 65534)
     for path in (closed / "file", closed):
         os.chown(path, 0, 0)
         path.chmod(0o700)
-    socket = Path(engine.address.removeprefix("unix://"))
-    mode = stat.S_IMODE(socket.stat().st_mode)
-    socket.chmod(0o666)
-    try:
-        with as_nobody(tmp_path, socket.parent):
-            with pytest.raises(PermissionError):
-                (closed / "file").read_text()
-            scan = await remains.scan(KEY, IMAGE, max_files=10, max_bytes=1000)
+    with as_nobody(tmp_path, engine.address):
+        with pytest.raises(PermissionError):
             (closed / "file").read_text()
-            await remains.remove_folder(workspace, IMAGE)
-    finally:
-        socket.chmod(mode)
+        scan = await remains.scan(KEY, IMAGE, max_files=10, max_bytes=1000)
+        (closed / "file").read_text()
+        await remains.remove_folder(workspace, IMAGE)
     assert [file.name for file in scan.files] == ["closed/file"]
     assert not workspace.folder.exists()
 

@@ -27,7 +27,8 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from asman.errors import AsmanError
+from asman.errors import AsmanError, LimitExceeded
+from asman.job import Requirements
 from asman.units import show_duration
 from asman_worker.docker import Container, Engine, EngineError, EngineInfo
 from asman_worker.gpu import allocate
@@ -52,7 +53,7 @@ from asman_worker.remains import Held, Key, Remains
 from asman_worker.report import StepFailed, explain, failure_report, first_cause, is_expected, notes, run_report
 from asman_worker.runtime import Exit, follow_container, insist, run_container
 from asman_worker.transfer import Transfer
-from asman_worker.workspace import collect_outputs, materialise
+from asman_worker.workspace import collect_outputs, materialise, output_scan
 
 __all__ = ["CANCELLED", "PULL_STEP", "RUN_STEP", "Assignment", "Executor", "FreeCapacity", "Held", "LogSink"]
 
@@ -65,6 +66,7 @@ CANCELLED: Mapping[str, Any] = {"reason": "Cancelled", "outcome": "cancelled", "
 
 _MOST_REVOKED = 10_000
 _NOFILE_REFUSED = "setting rlimit type 7"
+_OUTPUTS_EVERY_S = 1.0
 _ROUNDING = 1e-9
 
 T = TypeVar("T")
@@ -182,7 +184,7 @@ class Executor:
         container = await insist(lambda: self._remains.started(assignment.key))
         if container is None:
             return None
-        job = self._job(assignment, log, skip_lines)
+        job = self._job(assignment, log, resumed=True, skip_lines=skip_lines)
         return await self._supervise(job, self._take_up(job, container))
 
     async def stop(self, queue: str, job_id: str, attempt: int) -> None:
@@ -240,7 +242,7 @@ class Executor:
 
     # One job --------------------------------------------------------------------------------------------------------
 
-    def _job(self, assignment: Assignment, log: LogSink, skip_lines: int = 0) -> _Job:
+    def _job(self, assignment: Assignment, log: LogSink, *, resumed: bool = False, skip_lines: int = 0) -> _Job:
         breaks = self._remains.workspace(assignment.key).log_breaks
 
         def remember(stream: int, offset: int) -> None:
@@ -250,7 +252,7 @@ class Executor:
         pump = LogPump(
             lambda lines: log(RUN_STEP, lines),
             skip_lines=skip_lines,
-            breaks=_read_breaks(breaks) if skip_lines else None,
+            breaks=_read_breaks(breaks) if resumed else None,
             on_break=remember,
         )
         return _Job(assignment=assignment, log=log, pump=pump)
@@ -300,15 +302,16 @@ class Executor:
         if not self._sets_nofile:
             spec = replace(spec, ulimits=tuple(limit for limit in spec.ulimits if limit[0] != "nofile"))
         try:
-            return await run_container(
-                self._engine,
-                create_body(spec, host_cores=info.cores, selinux=info.selinux),
-                job.pump,
-                limit_s=job.limit_s,
-                grace_s=self.grant.stop_grace_s,
-                start_gate=self._gate(info),
-                at_step=job.at_step,
-            )
+            async with self._watched(job):
+                return await run_container(
+                    self._engine,
+                    create_body(spec, host_cores=info.cores, selinux=info.selinux),
+                    job.pump,
+                    limit_s=job.limit_s,
+                    grace_s=self.grant.stop_grace_s,
+                    start_gate=self._gate(info),
+                    at_step=job.at_step,
+                )
         except EngineError as error:
             if "nofile" not in dict(spec.ulimits) or _NOFILE_REFUSED not in error.message:
                 raise
@@ -325,11 +328,42 @@ class Executor:
             gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
             job.allotment = Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=gpus)
             job.at_step("wait")
-            end = await follow_container(
-                self._engine, container.id, job.pump, limit_s=job.limit_s, grace_s=self.grant.stop_grace_s
-            )
+            async with self._watched(job):
+                end = await follow_container(
+                    self._engine, container.id, job.pump, limit_s=job.limit_s, grace_s=self.grant.stop_grace_s
+                )
             reported.append(await self._finish(job, end))
         return reported[0]
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, job: _Job) -> AsyncIterator[None]:
+        """While inside, end the container of a job that fills ``/outputs`` beyond what the owner allows."""
+        watch = asyncio.create_task(self._watch_outputs(job), name=f"outputs of {job.key[1][:12]}")
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+
+    async def _watch_outputs(self, job: _Job) -> None:
+        """Look every second, less often where looking takes long; the overshoot is what is written in between.
+
+        The report needs no word from here: collecting the outputs meets the same limit and says so.
+        """
+        loop, root = asyncio.get_running_loop(), self._remains.workspace(job.key).outputs
+        limits = {"max_files": self.grant.max_output_files, "max_bytes": self.grant.max_output_bytes}
+        pause_s = _OUTPUTS_EVERY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            begun = loop.time()
+            try:
+                await asyncio.to_thread(output_scan, root, **limits)
+            except LimitExceeded:
+                with contextlib.suppress(AsmanError, EngineError):
+                    await self._remains.stop_containers(job.key, self.grant.stop_grace_s)
+            except OSError:
+                pass  # the job moves its files about, or keeps them to itself until it has ended
+            pause_s = max(_OUTPUTS_EVERY_S, 20 * (loop.time() - begun))
 
     @contextlib.asynccontextmanager
     async def _reported(self, job: _Job) -> AsyncIterator[list[dict[str, Any]]]:
@@ -350,7 +384,7 @@ class Executor:
             job.pump.close()
             self._leave(job)
 
-    def _read(self, job: _Job) -> Any:
+    def _read(self, job: _Job) -> Requirements:
         """Everything in the definition that can be refused before anything is done for it."""
         definition = job.assignment.definition
         requirements = read_requirements(definition)

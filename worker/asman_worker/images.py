@@ -77,14 +77,14 @@ class PullProgress:
         return f"{layer}: {status}\n" if layer else f"{status}\n"
 
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 
 
 class _Pull:
     """One pull under way, and who listens to it."""
 
     def __init__(self) -> None:
-        self.listeners: dict[object, Say] = {}
+        self.listeners: dict[object, _Say] = {}
         self.said: list[str] = []
         self.task: asyncio.Task[None] | None = None
 
@@ -102,7 +102,7 @@ class Images:
         self._pulls: dict[str, _Pull] = {}
         self._fresh_until: dict[str, float] = {}
 
-    async def ensure(self, image: str, say: Say, *, limit_s: float) -> ImageInfo:
+    async def ensure(self, image: str, say: _Say, *, limit_s: float) -> ImageInfo:
         """Have the image here, and answer with what it says about itself.
 
         Errors: PullFailed, with the registry's words, or if it takes longer than ``limit_s``; Unavailable if the
@@ -126,7 +126,7 @@ class Images:
     def _is_stale(self, image: str) -> bool:
         return moves(image) and self._fresh_until.get(image, 0.0) <= asyncio.get_running_loop().time()
 
-    async def _join(self, image: str, say: Say, limit_s: float) -> None:
+    async def _join(self, image: str, say: _Say, limit_s: float) -> None:
         """Wait for the pull of this image, the one under way if there is one."""
         pull = self._pulls.get(image)
         if pull is None:

@@ -76,11 +76,17 @@ class Remains:
             if key is not None
         ]
 
+    async def stop_containers(self, key: Key, grace_s: float) -> None:
+        """End the containers of this attempt, and leave them to be looked at: TERM, the grace, KILL."""
+        for container in await self.containers(key):
+            if container.is_running:
+                await self._engine.stop(container.id, grace_s)
+
     async def remove_containers(self, key: Key, grace_s: float = 0.0) -> None:
         """End and remove the containers of this attempt; with a grace they get TERM first."""
+        if grace_s > 0:
+            await self.stop_containers(key, grace_s)
         for container in await self.containers(key):
-            if container.is_running and grace_s > 0:
-                await self._engine.stop(container.id, grace_s)
             await self._engine.remove(container.id)
 
     async def remove_folder(self, workspace: Workspace, image: str = "") -> None:

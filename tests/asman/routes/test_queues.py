@@ -58,3 +58,9 @@ async def test_the_status_asks_workers_and_shows_no_definition() -> None:
         assert body["localWorkers"]["w1"]["queue"] == {job.job_id: {"jobId": job.job_id, "finished": False}}
         assert "secret" not in str(body)
         assert body["queueInfo"]["localWorkerCount"] == 1
+
+
+async def test_a_server_has_the_name_it_was_given() -> None:
+    async with core(server_id="api-7") as c:
+        _, body, _ = await c.call("GET", "/q/empty/status")
+        assert body["queueInfo"]["serverId"] == "api-7"

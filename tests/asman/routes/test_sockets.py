@@ -1,340 +1,597 @@
+"""Protocol 2, and what holds for every socket. Old peers are tested in ``tests/contract/test_old_peers.py``."""
+
 from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
-from asman import operations as ops
 from asman.job import State
+from asman.maintenance import sweep
 from asman.routes.sockets import parse_socket_path
-from core import QUEUE, Core, Socket, core, definition, finished
+from in_process import ECHO, GatedSocket, InProcess, Peer, finished_value, hello, in_process, skipping_time
+
+Q = "sockets"
 
 
 @pytest.mark.parametrize(
     ("path", "found"),
     [
-        ("q/name/client", ("name", "client")),
-        ("q/name/browser", ("name", "client")),
-        ("name/client", ("name", "client")),
-        ("name/browser", ("name", "client")),
-        ("q/name/worker", ("name", "worker")),
-        ("name/worker", ("name", "worker")),
-        ("q//name//client", ("name", "client")),
-        ("q/name/client/extra", ("name", "client")),
-        ("q/sp%20ace/client", ("sp ace", "client")),
-        ("q/undefined/client", None),
-        ("null/client", None),
-        ("undefined/worker", ("undefined", "worker")),
-        ("q/name", None),
-        ("name", None),
-        ("q/name/admin", None),
+        ("/q/a/client", ("a", "client")),
+        ("/q/a/browser", ("a", "client")),
+        ("/a/client", ("a", "client")),
+        ("a/browser", ("a", "client")),
+        ("/q/a/worker", ("a", "worker")),
+        ("/a/worker/", ("a", "worker")),
+        ("//q///a//client/x", ("a", "client")),
+        ("/q/undefined/worker", ("undefined", "worker")),
+        ("/q/undefined/client", None),
+        ("/null/client", None),
+        ("/q/client", None),
+        ("/q/a", None),
+        ("/q/a/Client", None),
+        ("/q/a/b/client", None),
+        ("", None),
     ],
 )
-def test_paths_and_their_aliases(path: str, found: tuple[str, str] | None) -> None:
+def test_a_path_names_a_queue_and_a_role(path: str, found: tuple[str, str] | None) -> None:
     assert parse_socket_path(path) == found
 
 
-def _submit(job_id: str, raw: dict[str, object], namespace: str = "_") -> dict[str, object]:
-    enqueued = {"id": job_id, "definition": raw, "control": {"namespace": namespace}}
-    return {"state": "Queued", "job": job_id, "tag": "", "value": {"type": "Queued", "time": 5, "enqueued": enqueued}}
+# --- a life ----------------------------------------------------------------------------------------------------------
 
 
-def _end(job_id: str, reason: str, namespace: str | None = None) -> dict[str, object]:
-    value: dict[str, object] = {"type": "Finished", "reason": reason, "time": 5}
-    if namespace is not None:
-        value["namespace"] = namespace
-    return {"state": "Finished", "job": job_id, "tag": "", "value": value}
+async def test_a_worker_is_given_a_job_acknowledged_and_done(served: InProcess) -> None:
+    async with served.worker(Q, "w1") as worker:
+        assert worker.welcome["protocol"] == 2
+        assert (worker.welcome["lease_s"], worker.welcome["renew_s"]) == (30.0, 10.0)
+        assert (worker.welcome["adopted"], worker.welcome["lost"]) == ({}, [])
+        job_id = await served.submit(Q)
+        given = await worker.hear("Assign")
+        job = await served.job(Q, job_id)
+        assert given == {
+            "jobId": job_id,
+            "attempt": 1,
+            "definition": ECHO,
+            "lease_until": round((served.clock() + 30) * 1000),
+            "queuedTime": round(job.queued_at * 1000),
+        }
+        ack = await worker.finish(given, code=3)
+        assert ack == {"jobId": job_id, "attempt": 1, "accepted": True}
+    job = await served.job(Q, job_id)
+    assert (job.state, job.reason, job.outcome, job.exit_code) == (State.FINISHED, "Success", "failed", 3)
 
 
-async def _assigned(c: Core, worker: Socket, name: str = "w1") -> tuple[str, int]:
-    """Register, take the one waiting job: (job id, attempt)."""
-    await worker.register(name)
-    await worker.ready()
-    _, given = await worker.hear_until("Assign")
-    return given["jobId"], given["attempt"]
+async def test_a_worker_of_protocol_2_is_shown_no_list_and_no_changes_of_others(served: InProcess) -> None:
+    with skipping_time():
+        async with served.worker(Q, "w1", jobs=0) as worker:
+            for n in range(3):
+                await served.submit(Q, hello(n))
+            await asyncio.sleep(35)
+            kinds = {json.loads(text)["type"] for text in worker.heard if text.startswith("{")}
+            kinds |= {frame["type"] for frame in await worker.settle()}
+    assert kinds <= {"Registered", "Workers"}
 
 
-async def test_a_client_is_shown_workers_and_then_the_whole_queue() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/client") as client:
-            assert await client.hear() == ("Workers", {"workers": []})
-            kind, payload = await client.hear()
-            assert (kind, payload["isSubset"], set(payload["state"]["jobs"])) == ("JobStates", False, {job.job_id})
+async def test_a_worker_that_is_not_ready_is_given_nothing(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "w1", jobs=0) as worker:
+        assert "Assign" not in [f["type"] for f in await worker.settle()]
+        assert (await served.job(Q, job_id)).state is State.QUEUED
+        await worker.ready(1)
+        assert (await worker.hear("Assign"))["jobId"] == job_id
 
 
-async def test_a_client_sees_a_job_it_submits_go_through_its_life() -> None:
-    async with core() as c:
-        job_id = (await c.submit(queue="elsewhere")).job_id
-        async with c.socket(f"/{QUEUE}/client") as client, c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await client.say("StateChange", _submit(job_id, definition(), "doc"))
-            assert (await client.hear_state(job_id, "Queued"))["namespaces"] == ["doc"]
-            given, attempt = await _assigned(c, worker)
-            assert (given, attempt) == (job_id, 1)
-            assert (await client.hear_state(job_id, "Running"))["worker"] == "w1"
-            change = {"job": job_id, "state": "Finished", "attempt": 1, "value": finished("w1", code=3)}
-            await worker.say("StateChange", change)
-            assert (await worker.hear_until("Ack"))[1]["accepted"] is True
-            record = await client.hear_state(job_id, "Finished")
-            assert (record["finishedReason"], record["outcome"], record["exitCode"]) == ("Success", "failed", 3)
-            assert "finished" not in record
-            assert await ops.find_result(c.services, job_id, QUEUE) is not None
-
-
-async def test_a_cancel_over_the_socket_is_seen_at_once_and_revokes() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/client") as client, c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-            await client.say("StateChange", _end(job.job_id, "Cancelled"))
-            assert (await client.hear_state(job.job_id, "Finished"))["finishedReason"] == "Cancelled"
-            _, revoked = await worker.hear_until("Revoke")
-            assert (revoked["jobId"], revoked["attempt"], revoked["reason"]) == (job.job_id, 1, "Cancelled")
-
-
-async def test_a_delete_clears_caches_and_a_submit_runs_anew() -> None:
-    async with core() as c:
-        job = await c.run(await c.submit())
-        async with c.socket(f"/q/{QUEUE}/client") as client, c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await worker.register("w1")
-            await client.say("StateChange", _end(job.job_id, "Deleted", "_"))
-            assert (await worker.hear_until("ClearJobCache"))[1] == {"jobId": job.job_id, "namespace": "_"}
-            await client.say("StateChange", _submit(job.job_id, definition()))
-            assert (await client.hear_state(job.job_id, "Queued"))["generation"] == 2
-
-
-async def test_queries_are_answered_to_the_asker_only() -> None:
-    async with core() as c:
-        job = await c.submit()
-        path = f"/q/{QUEUE}/client"
-        async with c.socket(path) as asker, c.socket(path) as other:
-            await other.hear_until("JobStates")
-            await asker.hear_until("JobStates")
-            await asker.say("QueryJobStates")
-            await asker.hear_until("JobStates")
-            await asker.say("QueryJob", {"jobId": job.job_id})
-            assert job.job_id in (await asker.hear_until("JobStateUpdates"))[1]["state"]["jobs"]
-            await asker.say("QueryJob", {"jobId": "0" * 64})
-            assert (await asker.hear_until("JobStateUpdates"))[1]["state"]["jobs"] == {}
-            await other.say_text("PING")
-            assert await other.hear_text() == "PONG"
-
-
-async def test_a_job_that_left_the_list_is_still_answered() -> None:
-    async with core() as c:
-        job = await c.run(await c.submit())
-        c.clock.tick(61)
-        await c.sweep()
-        async with c.socket(f"/q/{QUEUE}/client") as client:
-            await client.say("QueryJob", {"jobId": job.job_id})
-            assert (await client.hear_state(job.job_id, "Finished"))["finishedReason"] == "Success"
-
-
-@pytest.mark.parametrize("text", ["", "undefined", "hello", "[1]"])
-async def test_frames_that_are_no_messages_are_passed_over_in_silence(text: str) -> None:
-    async with core() as c, c.socket(f"/q/{QUEUE}/client") as client:
-        await client.hear_until("JobStates")
-        await client.say_text(text)
-        await client.say_text("PING")
-        assert await client.hear_text() == "PONG"
+async def test_the_longest_waiting_job_that_fits_is_given_first(served: InProcess) -> None:
+    wanted = [("big", 4), ("gpu", 1), ("a", 1), ("b", 2), ("c", 1)]
+    ids = {}
+    for name, cpus in wanted:
+        need: dict[str, Any] = {"cpus": cpus, "gpus": 1 if name == "gpu" else 0}
+        ids[name] = await served.submit(Q, hello(name, requirements=need))
+        served.clock.advance(1)
+    async with served.worker(Q, "w1", jobs=5, cpus=3) as worker:
+        given = [(await worker.hear("Assign"))["jobId"] for _ in range(2)]
+        assert given == [ids["a"], ids["b"]], "big and gpu do not fit; c does not fit beside the two"
+        await worker.settle()
+        assert (await served.job(Q, ids["c"])).state is State.QUEUED
+        assert (await worker.finish({"jobId": ids["a"], "attempt": 1}))["accepted"]
+        await worker.ready(5)
+        assert (await worker.hear("Assign"))["jobId"] == ids["c"]
 
 
 @pytest.mark.parametrize(
-    "frame",
+    ("need", "capacity"),
     [
-        b"\x00binary",
-        "{not json",
-        '{"payload": {}}',
-        '{"type": 5}',
-        '{"type": "Nonsense", "payload": {}}',
-        '{"type": "WorkerRegistration", "payload": {"id": "w"}}',
-        '{"type": "StateChange", "payload": {"state": "Running", "job": "x", "value": {}}}',
-        '{"type": "StateChange", "payload": {"state": "Finished", "job": "x", "value": {"reason": "Success"}}}',
-        '{"type": "StateChange", "payload": {"state": "Queued", "job": "x", "value": {"enqueued": {}}}}',
-        "{" + "x" * (17 << 20),
+        ({"requirements": {"cpus": 3}}, {"cpus": 2}),
+        ({"requirements": {"memory": "2g"}}, {"memory_bytes": 1 << 30}),
+        ({"requirements": {"gpus": 1}}, {}),
+        ({"requirements": {"gpus": 2}}, {"gpus": [{"uuid": "x"}]}),
+        ({"tags": ["a", "b"]}, {"tags": ["a"]}),
+        ({"maxDuration": "2h"}, {"max_duration_s": 3600}),
     ],
 )
-async def test_bad_messages_are_answered_with_an_error_and_the_socket_stays(frame: str | bytes) -> None:
-    async with core() as c, c.socket(f"/q/{QUEUE}/client") as client:
-        await client.hear_until("JobStates")
-        await client.say_text(frame)
-        kind, payload = await client.hear()
-        assert kind == "Error"
-        assert payload["code"] in ("bad_json", "bad_message", "limit_exceeded", "job_not_found")
-        await client.say_text("PING")
-        assert await client.hear_text() == "PONG"
-        assert await c.services.jobs.counts(None) == {}
+async def test_a_job_that_does_not_fit_is_not_given(
+    served: InProcess, need: dict[str, Any], capacity: dict[str, Any]
+) -> None:
+    job_id = await served.submit(Q, hello("big", **need))
+    async with served.worker(Q, "small", jobs=3, **capacity) as worker:
+        await worker.settle()
+        assert (await served.job(Q, job_id)).state is State.QUEUED
+        why = (await served.get(f"/q/{Q}/j/{job_id}/why"))["data"]
+        assert why["workers"][0]["fits"] is False
+        fits = await served.submit(Q, hello("small"))
+        assert (await worker.hear("Assign"))["jobId"] == fits, "and it does not stand in the way of others"
 
 
-async def test_errors_are_not_sent_without_measure() -> None:
-    async with core() as c, c.socket(f"/q/{QUEUE}/client") as client:
-        await client.hear_until("JobStates")
-        for _ in range(50):
+async def test_what_was_given_but_not_yet_seen_by_the_worker_is_counted_as_used(served: InProcess) -> None:
+    """The worker says "ready" again before it has read its first assignment."""
+    first, second = await served.submit(Q, hello(1)), await served.submit(Q, hello(2))
+    async with served.worker(Q, "w1", jobs=1, cpus=1) as worker:
+        await worker.ready(1, cpus=1)
+        assert (await worker.hear("Assign"))["jobId"] == first
+        await worker.ready(1, cpus=1)
+        assert [f for f in await worker.settle() if f["type"] == "Assign"] == []
+        assert (await served.job(Q, second)).state is State.QUEUED
+
+
+async def test_many_large_assignments_at_once_all_arrive(served: InProcess) -> None:
+    """Frames that nothing else can replace are never dropped from a backlog, however large it is."""
+    ids = [await served.submit(Q, hello(n, env={"A": "x" * 100_000, "B": "y" * 100_000})) for n in range(60)]
+    async with served.worker(Q, "w1", jobs=60, cpus=60) as worker:
+        given = [(await worker.hear("Assign"))["jobId"] for _ in range(60)]
+    assert sorted(given) == sorted(ids)
+
+
+# --- renewing, losing, coming back -----------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_renews_keeps_its_job_and_one_that_is_silent_loses_it(served: InProcess) -> None:
+    kept, lost = await served.submit(Q, hello("kept")), await served.submit(Q, hello("lost"))
+    async with served.worker(Q, "w1", jobs=1) as one, served.worker(Q, "w2", jobs=1) as two:
+        given = await one.hear("Assign")
+        assert given["jobId"] == kept
+        assert (await two.hear("Assign"))["jobId"] == lost
+        for _ in range(4):
+            served.clock.advance(10)
+            await one.say("Renew", {"jobs": {kept: 1}})
+            assert await one.hear("Renewed") == {"lost": []}
+            await sweep(served.services)
+        revoked = await two.hear("Revoke")
+        assert (revoked["jobId"], revoked["attempt"]) == (lost, 1)
+        assert (await served.job(Q, lost)).state is State.QUEUED
+        await two.say("Renew", {"jobs": {lost: 1}})
+        renewed = await two.hear("Renewed")
+    assert (await served.job(Q, kept)).state is State.RUNNING
+    assert renewed == {"lost": []}, "nobody was given it since: it is taken up again"
+    assert (await served.job(Q, lost)).worker == "w2"
+
+
+async def test_a_job_that_another_worker_was_given_meanwhile_is_lost_and_its_report_refused(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "slow") as slow:
+        stale = await slow.hear("Assign")
+        served.clock.advance(31)
+        await sweep(served.services)
+        async with served.worker(Q, "quick") as quick:
+            fresh = await quick.hear("Assign")
+            assert fresh["attempt"] == 2
+            await slow.say("Renew", {"jobs": {job_id: 1}})
+            assert await slow.hear("Renewed") == {"lost": [job_id]}
+            ack = await slow.finish(stale, code=9)
+            assert (ack["accepted"], ack["code"]) == (False, "lease_lost")
+            assert ack["error"]
+            assert (await quick.finish(fresh))["accepted"]
+            ack = await slow.finish(stale, code=9)
+            assert ack["accepted"] is False
+    job = await served.job(Q, job_id)
+    assert (job.result_worker, job.exit_code, job.attempt) == ("quick", 0, 2)
+
+
+async def test_a_report_that_is_repeated_is_acknowledged_and_changes_nothing(served: InProcess) -> None:
+    await served.submit(Q)
+    async with served.worker(Q) as worker:
+        given = await worker.hear("Assign")
+        assert (await worker.finish(given))["accepted"]
+        before = served.contents()
+        assert (await worker.finish(given))["accepted"]
+        ack = await worker.finish(given, code=1)
+        assert (ack["accepted"], ack["code"]) == (False, "lease_lost"), "another result is not the same report"
+        assert served.contents() == before
+
+
+async def test_after_a_reconnect_what_is_held_is_adopted_and_the_rest_is_said_to_be_lost(served: InProcess) -> None:
+    ids = [await served.submit(Q, hello(n)) for n in range(2)]
+    async with served.worker(Q, "w1", jobs=2) as worker:
+        given = [await worker.hear("Assign") for _ in ids]
+    served.clock.advance(10)
+    async with served.worker(Q, "w1", jobs=0, holding={ids[0]: 1, ids[1]: 1, "f" * 64: 1}) as again:
+        assert again.welcome["adopted"] == {ids[0]: 1, ids[1]: 1}
+        assert again.welcome["lost"] == ["f" * 64]
+        served.clock.advance(20)
+        await sweep(served.services)
+        for one in given:
+            assert (await again.finish(one))["accepted"]
+    assert all(served.witness.states(i) == ["Queued", "Running", "Finished"] for i in ids)
+
+
+async def test_a_worker_that_comes_back_without_its_job_gives_it_back_at_once(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "w1") as worker:
+        await worker.hear("Assign")
+    async with served.worker(Q, "w1", jobs=0):
+        job = await served.job(Q, job_id)
+        assert (job.state, job.lost) == (State.QUEUED, 1)
+    async with served.worker(Q, "w1", jobs=0, holding={job_id: 1}) as again:
+        assert again.welcome["adopted"] == {job_id: 1}, "it had it all the same, and nobody else was given it"
+
+
+async def test_a_stale_attempt_is_not_adopted(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "w1") as worker:
+        await worker.hear("Assign")
+    served.clock.advance(16)
+    await sweep(served.services)
+    async with served.worker(Q, "w2") as other:
+        await other.hear("Assign")
+        async with served.worker(Q, "w1", jobs=0, holding={job_id: 1}) as again:
+            assert (again.welcome["adopted"], again.welcome["lost"]) == ({}, [job_id])
+
+
+async def test_the_newest_connection_of_a_worker_is_given_the_jobs(served: InProcess) -> None:
+    async with served.worker(Q, "w1") as old, served.worker(Q, "w1") as new:
+        assert await old.closed() == 4409
+        await served.submit(Q)
+        given = await new.hear("Assign")
+        assert (await new.finish(given))["accepted"]
+
+
+async def test_a_draining_worker_hands_its_jobs_back_and_they_go_to_another_at_once(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "leaves") as leaving, served.worker(Q, "stays", jobs=0) as staying:
+        await leaving.hear("Assign")
+        await staying.ready(1)
+        await leaving.say("Goodbye", {"jobs": {job_id: 1, "e" * 64: 1}})
+        assert await leaving.hear("Released") == {"jobs": [job_id]}
+        assert (await staying.hear("Assign"))["attempt"] == 2
+        assert (await served.job(Q, job_id)).lost == 0, "that is not held against the job"
+
+
+async def test_a_worker_that_said_goodbye_is_given_nothing_more(served: InProcess) -> None:
+    async with served.worker(Q, "w1", jobs=2) as worker:
+        await worker.say("Goodbye", {"jobs": {}})
+        await worker.hear("Released")
+        job_id = await served.submit(Q)
+        await worker.settle()
+        assert (await served.job(Q, job_id)).state is State.QUEUED
+
+
+async def test_a_cancelled_job_is_revoked_and_its_late_result_refused(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q) as worker:
+        given = await worker.hear("Assign")
+        await served.client.post(f"/q/{Q}/j/{job_id}/cancel")
+        assert await worker.hear("Revoke") == {"jobId": job_id, "attempt": 1, "reason": "Cancelled"}
+        assert (await worker.finish(given))["accepted"] is False
+    assert (await served.job(Q, job_id)).reason == "Cancelled"
+    assert (await served.get(f"/q/{Q}/j/{job_id}/result.json"))["data"] is None
+
+
+async def test_deleting_and_replacing_revoke_too(served: InProcess) -> None:
+    deleted = await served.submit(Q, hello("deleted"))
+    replaced = await served.submit(Q, hello("replaced"), control={"namespace": "doc"})
+    async with served.worker(Q, jobs=2) as worker:
+        for _ in range(2):
+            await worker.hear("Assign")
+        await served.client.delete(f"/q/{Q}/j/{deleted}")
+        assert (await worker.hear("Revoke"))["reason"] == "Deleted"
+        await worker.hear("ClearJobCache", lambda payload: payload["jobId"] == deleted)
+        await served.submit(Q, hello("newer"), control={"namespace": "doc"})
+        revoked = await worker.hear("Revoke")
+        assert (revoked["jobId"], revoked["reason"]) == (replaced, "JobReplacedByClient")
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+async def test_lines_are_kept_once_in_order_whatever_is_said_again(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.watch(Q) as client, served.worker(Q, "w1") as worker:
+        given = await worker.hear("Assign")
+        await worker.log(given, "0", "1", seq=0)
+        await worker.log(given, "1", "2", "3", seq=1)
+        await worker.log(given, "2", "3", seq=2)
+        await worker.settle()
+        told = [f["payload"]["logs"] for f in await client.settle() if f["type"] == "JobStatusPayload"]
+    assert told == [[["0", 1], ["1", 1]], [["2", 1], ["3", 1]]]
+    async with served.worker(Q, "w1", jobs=0, holding={job_id: 1}) as again:
+        await again.log(given, "3", "4", seq=3)
+        await again.settle()
+    page = await served.get(f"/q/{Q}/j/{job_id}/run-logs.json")
+    assert [line[0] for line in page["data"]] == ["0", "1", "2", "3", "4"]
+    assert (page["nextCursor"], page["attempt"], page["isFinal"]) == (5, 1, False)
+
+
+async def test_lines_of_both_halves_share_one_count_and_are_kept_apart(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q) as worker:
+        given = await worker.hear("Assign")
+        await worker.log(given, "pull", seq=0, step="docker image pull")
+        await worker.log(given, "run", seq=1)
+        await worker.log(given, "build", seq=2, step="docker build")
+        await worker.settle()
+    build = await served.get(f"/q/{Q}/j/{job_id}/build-logs.json")
+    run = await served.get(f"/q/{Q}/j/{job_id}/run-logs.json")
+    assert [line[0] for line in build["data"]] == ["pull", "build"]
+    assert [line[0] for line in run["data"]] == ["run"]
+
+
+async def test_lines_of_a_stale_attempt_are_not_kept(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "slow") as slow:
+        stale = await slow.hear("Assign")
+        await slow.log(stale, "old", seq=0)
+        await slow.settle()
+        served.clock.advance(31)
+        await sweep(served.services)
+        async with served.watch(Q) as client, served.worker(Q, "quick") as quick:
+            fresh = await quick.hear("Assign")
+            await slow.log(stale, "stale", seq=1)
+            await slow.settle()
+            await quick.log(fresh, "new", seq=0)
+            assert (await client.hear("JobStatusPayload"))["logs"] == [["new", 1]]
+    page = await served.get(f"/q/{Q}/j/{job_id}/run-logs.json")
+    assert (page["data"], page["attempt"]) == ([["new", 1]], 2)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+REGISTRATIONS: list[dict[str, Any]] = [
+    {"id": ""},
+    {"id": "n" * 129},
+    {"id": 5},
+    {"id": None},
+    {"protocol": 3},
+    {"protocol": "2"},
+    {"holding": [1]},
+    {"holding": {"x": "1"}},
+    {"capacity": {"cpus": "many"}},
+    {"capacity": {"cpus": -1}},
+    {"capacity": {"cpus": 1e300}},
+    {"capacity": {"cpus": True}},
+    {"capacity": {"memory_bytes": "8g"}},
+    {"capacity": {"gpus": "one"}},
+    {"capacity": {"tags": 5}},
+    {"capacity": {"tags": [{"a": 1}]}},
+    {"capacity": {"max_duration_s": "soon"}},
+    {"capacity": {"max_duration_s": [1]}},
+    {"maxJobDuration": "soon", "capacity": None},
+]
+
+
+@pytest.mark.parametrize("wrong", REGISTRATIONS, ids=json.dumps)
+async def test_a_registration_that_cannot_be_read_is_refused_by_name_and_another_may_follow(
+    served: InProcess, wrong: dict[str, Any]
+) -> None:
+    async with served.connect(f"/q/{Q}/worker?protocol=2") as peer:
+        known = {"id": "w1", "protocol": 2, "capacity": {"cpus": 1}, "holding": {}}
+        await peer.say("WorkerRegistration", {**known, **wrong})
+        error = await peer.hear("Error")
+        assert error["code"] in ("bad_message", "bad_request")
+        assert served.channel(Q).workers == {}
+        await peer.say("WorkerRegistration", known)
+        await peer.hear("Registered")
+
+
+FRAMES: list[tuple[str, Any]] = [
+    ("Ready", {"jobs": "many"}),
+    ("Ready", {"jobs": -1}),
+    ("Ready", {"jobs": True}),
+    ("Ready", {"jobs": 1, "cpus": "two"}),
+    ("Ready", {"jobs": 1, "memory_bytes": []}),
+    ("Ready", {"jobs": 1, "gpus": {}}),
+    ("Renew", {}),
+    ("Renew", {"jobs": []}),
+    ("Renew", {"jobs": {"x": "1"}}),
+    ("Goodbye", {"jobs": [1]}),
+    ("JobStatusLogs", {}),
+    ("JobStatusLogs", {"jobId": "x", "step": 5, "logs": []}),
+    ("JobStatusLogs", {"jobId": "x", "step": "Running", "logs": "text"}),
+    ("RequestJobDefinitions", {"jobIds": 5}),
+    ("StateChange", {"job": "x", "state": "Finished"}),
+    ("StateChange", {"job": 5, "state": "Finished", "value": {"worker": "w1", "reason": "Success"}}),
+    ("StateChange", {"job": "", "state": "Running", "value": {"worker": "w1"}}),
+    ("StateChange", {"job": "x", "state": "Queued", "value": {"worker": "w1"}}),
+    ("StateChange", {"job": "x", "state": "Finished", "attempt": "1", "value": {"worker": "w1"}}),
+    ("QueryJob", {"jobId": "x"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload"), FRAMES, ids=lambda value: json.dumps(value))
+async def test_a_message_with_unusable_members_is_refused_and_changes_nothing(
+    served: InProcess, kind: str, payload: Any
+) -> None:
+    await served.submit(Q, hello("waits", requirements={"cpus": 64}))
+    async with served.worker(Q, "w1", jobs=0) as worker:
+        before = served.contents()
+        await worker.say(kind, payload)
+        assert (await worker.hear("Error"))["code"] == "bad_message"
+        await worker.settle()
+        assert served.contents() == before
+
+
+@pytest.mark.parametrize("kind", ["Ready", "Renew", "Goodbye"])
+async def test_what_only_a_registered_worker_may_say_is_refused_before(served: InProcess, kind: str) -> None:
+    async with served.connect(f"/q/{Q}/worker?protocol=2") as peer:
+        await peer.say(kind, {"jobs": {} if kind != "Ready" else 1})
+        assert "register first" in (await peer.hear("Error"))["error"]
+
+
+WORDS: list[Any] = ["NaN", "Infinity", "1e999", "9" * 400, "-" + "9" * 5000]
+
+
+@pytest.mark.parametrize("number", WORDS, ids=lambda text: text[:10])
+async def test_a_result_with_a_number_that_json_does_not_have_does_not_end_the_connection(
+    served: InProcess, number: str
+) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q) as worker:
+        given = await worker.hear("Assign")
+        change = {"job": job_id, "state": "Finished", "attempt": 1, "value": finished_value("w1", extra="@")}
+        await worker.raw(json.dumps({"type": "StateChange", "payload": change}).replace('"@"', number))
+        assert (await worker.hear("Error"))["code"] in ("bad_json", "bad_message")
+        assert (await served.job(Q, job_id)).state is State.RUNNING
+        assert (await worker.finish(given))["accepted"]
+
+
+OUTPUTS: list[Any] = [
+    {"o": {"type": "url", "value": "http://[broken"}},
+    {"o": {"type": "url", "value": 5}},
+    {"o": {"type": "key", "value": "../../x"}},
+    {"o": {"type": "key", "value": ["a"]}},
+    {"o": {"type": ["url"], "value": "x"}},
+    {"o": "text"},
+    {"o": None},
+    {"\ud800": {"type": "utf8", "value": "\ud800"}},
+    [1, 2],
+    "text",
+    None,
+]
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS, ids=json.dumps)
+async def test_a_result_with_unusable_outputs_is_kept_and_breaks_nothing(served: InProcess, outputs: Any) -> None:
+    """A worker says it once or for ever; a result is the job's truth, whatever its outputs look like."""
+    job_id = await served.submit(Q)
+    async with served.worker(Q) as worker:
+        assert (await worker.finish(await worker.hear("Assign"), outputs=outputs))["accepted"]
+    found = await served.client.get(f"/q/{Q}/j/{job_id}/result.json")
+    assert found.status_code == 200
+    assert (await served.client.get(f"/q/{Q}/j/{job_id}/outputs/o")).status_code < 500
+
+
+@pytest.mark.parametrize("lines", [[5], [None], [[]], [["a"]], [[{"a": 1}, 1]], [["a", 1, True, "more"]], ["text"]])
+async def test_lines_of_another_shape_do_not_break_readers(served: InProcess, lines: list[Any]) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q) as worker:
+        given = await worker.hear("Assign")
+        await worker.say("JobStatusLogs", {"jobId": job_id, "step": "Running", "logs": lines, "attempt": 1, "seq": 0})
+        await worker.settle()
+        assert (await worker.finish(given))["accepted"]
+    assert (await served.client.get(f"/q/{Q}/j/{job_id}/run-logs.json")).status_code == 200
+    assert (await served.client.get(f"/q/{Q}/j/{job_id}/stream")).status_code == 200
+
+
+async def test_a_frame_above_the_limit_is_refused_and_the_socket_stays() -> None:
+    async with in_process(profile="public") as served:
+        async with served.watch(Q) as client:
+            await client.raw('{"type": "StateChange", "payload": {"x": "' + "x" * (64 << 10) + '"}}')
+            assert (await client.hear("Error"))["code"] == "limit_exceeded"
+            await client.settle()
+
+
+async def test_errors_are_told_in_moderation(served: InProcess) -> None:
+    async with served.watch(Q) as client:
+        for _ in range(100):
             await client.say("Nonsense", {})
-        await client.say_text("PING")
-        heard = []
-        while (text := await client.hear_text()) != "PONG":
-            heard.append(json.loads(text)["type"])
-        assert heard == ["Error"] * 5
+        told = [f for f in await client.settle() if f["type"] == "Error"]
+        assert len(told) == 5
+        served.clock.advance(2)
+        await client.say("Nonsense", {})
+        await client.hear("Error")
 
 
-async def test_log_lines_are_relayed_kept_and_never_twice() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/client") as client, c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-            lines = [["a\n", 1], ["b\n", 2], ["c\n", 3]]
-            base = {"jobId": job.job_id, "step": "Running", "attempt": 1}
-            await worker.say("JobStatusLogs", {**base, "logs": lines[:2], "seq": 0})
-            assert (await client.hear_until("JobStatusPayload"))[1]["logs"] == lines[:2]
-            await worker.say("JobStatusLogs", {**base, "logs": lines, "seq": 0})
-            assert (await client.hear_until("JobStatusPayload"))[1]["logs"] == lines[2:]
-            await worker.say("JobStatusLogs", {**base, "logs": [["stale\n", 9]], "seq": 9, "attempt": 7})
-            await worker.say_text("PING")
-            assert await worker.hear_text() == "PONG w1"
-            page = await ops.read_lines(c.services, job.job_id, "run", 0)
-            assert page.lines == lines
+async def test_sockets_above_the_limit_are_refused_before_they_are_accepted() -> None:
+    async with in_process(limits={"sockets_per_queue": 2, "sockets_total": 3}) as served:
+        async with served.watch("a"), served.watch("a"):
+            assert (await served.refused_socket("/q/a/client"))[0] == 503
+            async with served.watch("b"):
+                status, error = await served.refused_socket("/q/c/worker")
+                assert (status, error["code"]) == (503, "unavailable")
+        async with served.watch("a"):
+            assert served.hub.sockets == 1
 
 
-async def test_a_report_of_a_stale_attempt_is_refused_with_its_reason() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-            change = {"job": job.job_id, "state": "Finished", "attempt": 9, "value": finished("w1")}
-            await worker.say("StateChange", change)
-            _, ack = await worker.hear_until("Ack")
-            assert (ack["accepted"], ack["code"], ack["attempt"]) == (False, "lease_lost", 9)
+@pytest.mark.parametrize("queue", ["..", "a b", "ü", "q" * 129, "a%00b", "%2e%2e", "a%2Fb"])
+async def test_a_socket_on_a_bad_queue_name_is_refused(served: InProcess, queue: str) -> None:
+    for role in ("client", "worker"):
+        status, error = await served.refused_socket(f"/q/{queue}/{role}")
+        assert status in (400, 404), error
+        assert error["code"] in ("bad_name", "route_not_found")
+    assert served.hub.channels == ()
 
 
-async def test_a_worker_that_comes_back_keeps_what_it_holds_and_hears_what_it_lost() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            told = await worker.register("w1", holding={job.job_id: 1, "0" * 64: 3})
-            assert (told["adopted"], told["lost"]) == ({job.job_id: 1}, ["0" * 64])
-        c.clock.tick(c.services.config.reconnect_grace_s + 1)
-        await c.sweep()
-        assert (await c.load(job)).state is State.QUEUED  # type: ignore[union-attr]
+async def test_a_foreign_page_may_not_open_a_socket_on_a_server_on_loopback(served: InProcess) -> None:
+    status, error = await served.refused_socket(f"/q/{Q}/client", headers={"Origin": "https://evil.example"})
+    assert (status, error["code"]) == (403, "origin_refused")
+    async with in_process(host="0.0.0.0") as open_to_all:
+        async with open_to_all.connect(f"/q/{Q}/client", headers={"Origin": "https://any.example"}) as peer:
+            await peer.hear("Workers")
 
 
-async def test_a_worker_without_memory_of_its_job_gives_it_up() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await worker.register("w1")
-            waiting = await c.load(job)
-            assert waiting is not None
-            assert (waiting.state, waiting.lost) == (State.QUEUED, 1)
+async def test_a_server_that_stops_says_so_to_every_socket(served: InProcess) -> None:
+    async with served.watch(Q) as client, served.old_worker(Q) as old, served.worker(Q, "w2", jobs=0) as new:
+        served.hub.close_all()
+        assert [await peer.closed() for peer in (client, old, new)] == [1012, 1012, 1012]
 
 
-async def test_goodbye_hands_back_and_is_answered() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-            await worker.say("Goodbye", {"jobs": {job.job_id: 1}})
-            assert (await worker.hear_until("Released"))[1] == {"jobs": [job.job_id]}
-            assert (await c.load(job)).state is State.QUEUED  # type: ignore[union-attr]
+async def test_a_server_that_stops_does_not_shorten_leases(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q) as worker:
+        await worker.hear("Assign")
+        served.hub.close_all()
+        await worker.closed()
+    assert (await served.job(Q, job_id)).lease_until == served.clock() + 30
 
 
-async def test_renewing_tells_what_is_lost() -> None:
-    async with core() as c:
-        job = await c.submit()
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await _assigned(c, worker)
-            c.clock.tick(20)
-            await worker.say("Renew", {"jobs": {job.job_id: 1, "0" * 64: 1}})
-            assert (await worker.hear_until("Renewed"))[1] == {"lost": ["0" * 64]}
-            assert (await c.load(job)).lease_until == c.clock() + 30  # type: ignore[union-attr]
+# --- slow readers ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_waiting_worker_gets_a_new_job_at_once() -> None:
-    async with core() as c, c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-        await worker.register("w1", cpus=2)
-        await worker.ready(jobs=2, cpus=2)
-        await worker.say_text("PING")
-        await worker.hear_text()
-        async with asyncio.timeout(3):
-            for number in range(2):
-                job = await c.submit(definition(str(number)))
-                assert (await worker.hear_until("Assign"))[1]["jobId"] == job.job_id
+@pytest.fixture
+async def gated(served: InProcess) -> InProcess:
+    served.client.websocket_connection_class = GatedSocket
+    return served
 
 
-async def test_a_worker_is_never_given_more_than_it_has() -> None:
-    async with core() as c:
-        for number in range(4):
-            await c.submit(definition(str(number)))
-        async with c.socket(f"/q/{QUEUE}/worker?protocol=2") as worker:
-            await worker.register("w1", cpus=2)
-            for _ in range(3):  # said again before what was given could arrive
-                await worker.ready(jobs=2, cpus=2)
-            await worker.hear_until("Assign")
-            await worker.hear_until("Assign")
-            await worker.say_text("PING")
-            assert await worker.hear_text() == "PONG w1"
-            assert (await ops.outstanding(c.services, QUEUE)) == (2, 2)
+def _states(peer: Peer, job_id: str) -> list[str]:
+    """The states a peer was shown a job in, repeats left out."""
+    seen: list[str] = []
+    for text in peer.heard:
+        frame = json.loads(text) if text.startswith("{") else {"type": ""}
+        record = frame["payload"]["state"]["jobs"].get(job_id) if frame["type"].startswith("JobState") else None
+        if record is not None and seen[-1:] != [record["state"]]:
+            seen.append(record["state"])
+    return seen
 
 
-async def test_a_newer_connection_of_a_worker_takes_the_place_of_the_older() -> None:
-    async with core() as c:
-        path = f"/q/{QUEUE}/worker?protocol=2"
-        async with c.socket(path) as older, c.socket(path) as newer:
-            await older.register("w1")
-            await newer.register("w1")
-            await newer.say_text("PING")
-            assert await newer.hear_text() == "PONG w1"
-            channel = c.hub.present(QUEUE)
-            assert channel is not None
-            assert list(channel.workers) == ["w1"]
+async def test_a_stalled_watcher_delays_nobody_and_its_backlog_is_bounded(gated: InProcess) -> None:
+    async with gated.watch(Q) as stalled, gated.watch(Q) as lively:
+        stalled.connection.gate.clear()
+        big = hello("big", tags=["t" * 60] * 30)
+        last = ""
+        for n in range(2500):
+            last = await gated.submit(Q, {**big, "command": f"echo {n}"})
+        await lively.hear_job(last)
+        frames, size = max(outbox.waiting for outbox in gated.channel(Q).clients)
+        assert 0 < frames <= 2_000
+        assert size <= 4 << 20
+        stalled.connection.gate.set()
+        listed = await stalled.hear("JobStates")
+        assert len(listed["state"]["jobs"]) == 2500, "one fresh list stands for what was lost"
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        {},
-        {"id": ""},
-        {"id": "x" * 129},
-        {"id": "w", "protocol": 9},
-        {"id": "w", "cpus": -1},
-        {"id": "w", "holding": [1]},
-    ],
-)
-async def test_registrations_that_make_no_sense_are_refused(payload: dict[str, object]) -> None:
-    async with core() as c, c.socket(f"/q/{QUEUE}/worker") as worker:
-        await worker.hear_until("JobStates")
-        await worker.say("WorkerRegistration", payload or {"nothing": 1})
-        assert (await worker.hear())[0] == "Error"
-        await worker.say_text("PING")
-        assert await worker.hear_text() == "PONG unknown"
-
-
-async def test_the_bytes_of_an_event_do_not_grow_with_the_queue() -> None:
-    async with core() as c:
-        sizes = []
-        for depth in (0, 300):
-            for number in range(depth):
-                await c.submit(definition(f"{depth}-{number}"))
-            async with c.socket(f"/q/{QUEUE}/client") as client:
-                await client.hear_until("JobStates")
-                await c.submit(definition(f"one more at {depth}"))
-                sizes.append(len(await client.hear_text()))
-        assert abs(sizes[0] - sizes[1]) < 4
-
-
-async def test_a_reader_that_never_reads_slows_nobody_and_is_bounded() -> None:
-    async with core() as c:
-        path = f"/q/{QUEUE}/client"
-        async with c.socket(path), c.socket(path) as reader:
-            await reader.hear_until("JobStates")
-            for number in range(300):
-                job = await c.submit(definition(str(number)))
-                await reader.hear_state(job.job_id, "Queued")
-            channel = c.hub.present(QUEUE)
-            assert channel is not None
-            assert all(outbox._bytes <= outbox._max_bytes for outbox in channel.clients)
+async def test_no_watcher_sees_a_job_go_backwards_when_a_list_overtakes_changes(gated: InProcess) -> None:
+    """Changes that waited behind a stalled reader are older than the list that is made when it reads again."""
+    job_id = await gated.submit(Q)
+    with skipping_time():
+        async with gated.watch(Q) as client:
+            client.connection.gate.clear()
+            await gated.submit(Q, hello("blocks the writer", requirements={"cpus": 128}))
+            await asyncio.sleep(12)
+            await gated.finish(Q, job_id)
+            client.connection.gate.set()
+            await client.hear("JobStates", within_s=30)
+            await client.settle()
+            assert _states(client, job_id)[-1] == "Finished"
+            assert _states(client, job_id).count("Finished") == 1, _states(client, job_id)
