@@ -39,12 +39,12 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _View = Callable[..., Awaitable[Response]]
 
 
-def _both(tail: str) -> Callable[[_View], _View]:
+def _both(tail: str, **options: Any) -> Callable[[_View], _View]:
     """Register a view for ``/j/:jobId…`` and ``/q/:queue/j/:jobId…``."""
 
     def register(view: _View) -> _View:
-        jobs.get(f"/j/<job_id>{tail}", defaults={"queue": None}, endpoint=f"{view.__name__}_any")(view)
-        jobs.get(f"/q/<queue>/j/<job_id>{tail}", endpoint=f"{view.__name__}_in_queue")(view)
+        jobs.get(f"/j/<job_id>{tail}", defaults={"queue": None}, endpoint=f"{view.__name__}_any", **options)(view)
+        jobs.get(f"/q/<queue>/j/<job_id>{tail}", endpoint=f"{view.__name__}_in_queue", **options)(view)
         return view
 
     return register
@@ -105,14 +105,12 @@ async def results(queue: str | None, job_id: str) -> Response:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-@_both("/inputs")
-@_both("/inputs/")
+@_both("/inputs/", strict_slashes=False)
 async def no_input_name(queue: str | None, job_id: str) -> Response:
     raise BadRequest("Missing filename", hint="The job's definition lists the names of its inputs.")
 
 
-@_both("/outputs")
-@_both("/outputs/")
+@_both("/outputs/", strict_slashes=False)
 async def no_output_name(queue: str | None, job_id: str) -> Response:
     raise BadRequest("Missing filename", hint="The job's result lists the names of its outputs.")
 

@@ -6,7 +6,7 @@ import pytest
 
 from asman.app import create_app
 from asman.config import Config, load_config
-from asman.errors import ConfigError
+from asman.errors import BlobNotFound, ConfigError, JobNotFound, NotFinished, NotFound
 from core import QUEUE, core, definition
 
 
@@ -106,3 +106,9 @@ async def test_a_request_with_two_lengths_is_refused() -> None:
         headers = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
         status, body, _ = await c.call("POST", f"/q/{QUEUE}", b"{}", headers)
         assert (status, body["code"]) == (400, "bad_request")
+
+
+def test_what_is_not_there_is_one_kind_of_error() -> None:
+    for kind in (JobNotFound, BlobNotFound, NotFinished):
+        assert issubclass(kind, NotFound)
+        assert kind.status == 404
