@@ -1,6 +1,6 @@
 """Does this job fit that worker, and which of two mirroring workers keeps a job. Pure.
 
-Source: published resource rules (cpus, memory, gpus, tags, duration) and the reference's collation for two claims.
+Source: published resource rules (cpus, memory, gpus, tags, duration) and the published collation for two claims.
 """
 
 from __future__ import annotations

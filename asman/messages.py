@@ -1,7 +1,7 @@
 """Every shape on the wire: queue records, socket frames, events between servers. Pure.
 
-Records become the reference's JSON here and nowhere else: times turn into whole milliseconds, absent members are
-left out, never null. Members that only this project has stand beside the reference's.
+Records become the published JSON here and nowhere else: times turn into whole milliseconds, absent members are
+left out, never null. Members that only this project has stand beside the published ones.
 
 Source: published queue record, StateChange and socket frames.
 """

@@ -1,6 +1,6 @@
 """Text with a unit, turned into a number once, at the edge.
 
-Durations keep the reference's grammar (``1h30``, ``1.5h``, a bare first number is milliseconds) because existing
+Durations keep the published grammar (``1h30``, ``1.5h``, a bare first number is milliseconds) because existing
 definitions rely on it. Sizes take Docker's spellings (``64m``, ``1g``) and the longer ones (``64MB``, ``1.5GiB``),
 always with 1024 to the step. What cannot be read is an error here, never a zero further down.
 

@@ -32,12 +32,6 @@ from in_process import (
 Q = "old-peers"
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[InProcess]:
-    async with in_process() as running:
-        yield running
-
-
 # --- the peers -------------------------------------------------------------------------------------------------------
 
 
