@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from asman.config import Limits
-from asman.errors import AsmanError, BadDefinition, LimitExceeded, clip
+from asman.errors import AsmanError, BadDefinition, BadRequest, LimitExceeded, clip
 from asman.identity import check_blob_key, check_file_name
 from asman.job import Requirements
 from asman.units import parse_duration_s, parse_size_bytes, show_bytes, show_duration
@@ -67,6 +67,7 @@ REF_TYPES = frozenset({"utf8", "base64", "json", "url", "key"})
 
 _MAX_CORES = 1024
 _MAX_GPUS = 64
+_MAX_MEMORY_BYTES = 1 << 50
 _MIN_DURATION_S = 1.0
 _MAX_TAG_CHARACTERS = 64
 _MAX_ENV_NAME_CHARACTERS = 128
@@ -251,7 +252,14 @@ def _check_top(raw: Mapping[str, Any], findings: _Findings) -> None:
             _texts(raw, name, name, findings)
         else:
             _text(raw, name, name, findings)
-    _read(parse_size_bytes, raw, "shmSize", "shmSize", findings)
+    _read(_parse_memory, raw, "shmSize", "shmSize", findings)
+
+
+def _parse_memory(text: str | int | float) -> int:
+    size = parse_size_bytes(text)
+    if size > _MAX_MEMORY_BYTES:
+        raise BadRequest(f"{clip(text)} is more memory than any machine has; at most {show_bytes(_MAX_MEMORY_BYTES)}")
+    return size
 
 
 def _filled(build: Any) -> bool:
@@ -377,7 +385,7 @@ def _read_requirements(raw: Mapping[str, Any], limits: Limits, findings: _Findin
     tags = raw.get("tags")
     return Requirements(
         cores=_read_cores(asked.get("cpus"), findings),
-        memory_bytes=_read(parse_size_bytes, asked, "memory", "requirements.memory", findings) or 0,
+        memory_bytes=_read(_parse_memory, asked, "memory", "requirements.memory", findings) or 0,
         gpus=_read_gpus(asked.get("gpus"), findings),
         max_duration_s=min((d for d in durations if d is not None), default=None),
         tags=tuple(sorted({tag for tag in tags if isinstance(tag, str)})) if isinstance(tags, list) else (),

@@ -77,7 +77,7 @@ def error_answer(error: BaseException, ref: str = "") -> Answer:
 
 
 def _allowed(config: Config, origin: str, host: str) -> bool:
-    return origin in config.allow_origin or urlsplit(origin).netloc == host
+    return origin in config.allow_origin or (bool(host) and origin.partition("://")[2] == host)
 
 
 def cors_headers(config: Config, origin: str, host: str) -> dict[str, str]:

@@ -34,7 +34,8 @@ _INLINE = frozenset(
 )
 _ATTACHED = frozenset(("application/pdf", "application/zip", "application/gzip", "application/x-tar"))
 _CSP = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; frame-ancestors *"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
+_DIGITS_COUNTED = 18
 
 
 def content_type_of(name: str) -> str:
@@ -73,10 +74,15 @@ def byte_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
     if found is None or found[1] == found[2] == "":
         return None
     if found[1] == "":
-        start, stop = max(size_bytes - int(found[2]), 0), size_bytes
+        start, stop = max(size_bytes - _offset(found[2]), 0), size_bytes
     else:
-        start = int(found[1])
-        stop = min(int(found[2]) + 1, size_bytes) if found[2] else size_bytes
+        start = _offset(found[1])
+        stop = min(_offset(found[2]) + 1, size_bytes) if found[2] else size_bytes
     if start >= size_bytes or stop <= start:
         raise RangeRefused(f"the range {clip(header)} has no byte of the {size_bytes} there are")
     return start, stop
+
+
+def _offset(digits: str) -> int:
+    """Beyond any file, however many digits it has."""
+    return int(digits) if len(digits) <= _DIGITS_COUNTED else 10**_DIGITS_COUNTED

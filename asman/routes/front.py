@@ -7,6 +7,7 @@ is stored, whatever its size. Both call the same functions as the views; everyth
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -23,6 +24,7 @@ __all__ = ["Front"]
 
 _JSON_BODY_S = 20.0
 _BLOB_PIECE_S = 30.0
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[\w-]{1,63}\.)*[\w-]{0,63})(?::\d{1,5})?", re.ASCII)
 _READ_AWAY_S = 10.0
 _READ_AWAY_BYTES = 256 << 20
 
@@ -43,6 +45,9 @@ class Front:
         self._app, self._started = app, started
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] in ("http", "websocket") and not _HOST.fullmatch(_host(scope)):
+            await self._refuse_host(scope, receive, send)
+            return
         if scope["type"] == "http":
             pieces = scope["path"].split("/")
             if scope["method"] == "POST" and _is_submit(pieces):
@@ -52,6 +57,16 @@ class Front:
                 await self._upload(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    async def _refuse_host(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """The framework cannot even begin with such a request, so it is answered here."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        services, _ = await self._started()
+        error = BadRequest("the Host header is not a host name", hint="Use the server's name or address.")
+        answer = error_answer(error, ref="host")
+        await _send(services, scope, _headers(scope), send, answer)
 
     async def _submit(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         services, hub = await self._started()
@@ -76,9 +91,9 @@ class Front:
         key = scope["path"].split("/")[2]
         try:
             _check(services, scope, headers)
-            length = headers.get("content-length", "")
+            length = _stated_length(headers)
             limit = services.config.limits.blob_bytes
-            if limit and length.isdigit() and int(length) > limit:
+            if 0 < limit < length:
                 raise LimitExceeded(f"the blob has {length} bytes; at most {limit} are allowed")
             info = await ops.store_blob(services, key, body.pieces())
             answer = json_answer({"success": True, "key": info.key, "size": info.size_bytes, "sha256": info.sha256})
@@ -107,8 +122,8 @@ class _Body:
 
     async def whole(self, headers: dict[str, str], limit: int) -> bytes:
         """All of a small body, within a time and a size."""
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > limit:
+        length = _stated_length(headers)
+        if length > limit:
             raise LimitExceeded(f"the body has {length} bytes; at most {limit} are allowed")
         parts, size = [], 0
         try:
@@ -157,6 +172,16 @@ def _is_submit(pieces: list[str]) -> bool:
 
 def _headers(scope: _Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _host(scope: _Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"), "")
+
+
+def _stated_length(headers: dict[str, str]) -> int:
+    """What Content-Length says, 0 if it says nothing usable; what really comes is counted as it comes."""
+    digits = headers.get("content-length", "")
+    return min(int(digits[:19]), 10**18) if digits.isascii() and digits.isdigit() else 0
 
 
 def _source(services: Services, scope: _Scope, headers: dict[str, str]) -> str:

@@ -25,9 +25,9 @@ async def healthz() -> Response:
 async def readyz() -> Response:
     """Ready: the job store and the blob store answer."""
     checks = {}
-    for name, ask in (("jobs", services().jobs.counts("_readyz")), ("blobs", services().blobs.stat("_readyz"))):
+    for name, ask in (("jobs", services().jobs.counts), ("blobs", services().blobs.stat)):
         try:
-            await ask
+            await ask("_readyz")
             checks[name] = "ok"
         except (AsmanError, OSError) as error:
             raise Unavailable(f"the {name} store does not answer: {type(error).__name__}") from error

@@ -33,7 +33,8 @@ stream = Blueprint("stream", __name__)
 _HEARTBEAT_S = 15.0
 _UNKNOWN_GRACE_S = 5.0
 _LONGEST_S = 30 * 60.0
-_EVENT_ID = re.compile(r"(\d{1,9})-(\d{1,12})-(\d{1,12})\Z")
+_EVENT_ID = re.compile(r"(\d{1,9})-(\d{1,12})-(\d{1,12})\Z", re.ASCII)
+_CURSOR = re.compile(r"\d{1,12}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -63,8 +64,11 @@ def _start(last_id: str, args: dict[str, str]) -> _Position:
     found = _EVENT_ID.match(last_id)
     if found:
         return _Position(int(found[1]), int(found[2]), int(found[3]))
-    build, run = args.get("build_since", "0"), args.get("run_since", "0")
-    return _Position(0, int(build) if build.isdigit() else 0, int(run) if run.isdigit() else 0)
+    return _Position(0, _cursor(args.get("build_since", "")), _cursor(args.get("run_since", "")))
+
+
+def _cursor(text: str) -> int:
+    return int(text) if _CURSOR.fullmatch(text) else 0
 
 
 def _event(kind: str, data: Any, position: _Position) -> bytes:

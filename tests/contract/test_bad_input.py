@@ -140,7 +140,6 @@ async def test_a_file_name_that_leaves_its_folder_is_refused_with_the_definition
         b'{"definition": {"image": "a"}, "control": {"namespace": "a\\u0000b"}}',
         b'{"definition": {"image": "a"}, "control": {"namespace": "\\ud800"}}',
         b'{"definition": {"image": "a"}, "control": {"namespace": "' + b"n" * 257 + b'"}}',
-        b'{"definition": {"image": "a"}, "control": {"callbacks": []}}',
         b'{"definition": {"image": "a"}, "control": {"callbacks": [1]}}',
         b'{"definition": {"image": "a"}, "control": {"secret": 1}}',
         b'{"definition": {"image": "a"}, "queue": "other"}',
@@ -159,10 +158,12 @@ async def test_a_submit_that_cannot_be_used_is_refused_and_changes_nothing(serve
     assert served.contents() == {"jobs": {}, "documents": {}, "logs": {}, "blobs": {}}
 
 
-NUMBERS: list[Any] = [-1, 0, 1e308, -1e308, 2**63, 10**30, 1e-320, True, "", "ten", [], {}, "1e999", "١", "-5", "0"]
+ARABIC_ONE = "\u0661"
+NUMBERS: list[Any] = [-1, 0, 1e308, -1e308, 2**63, 10**30, 1e-320, True, "", "ten", [], {}, "1e999", "-5", "0"]
+NUMBERS += [ARABIC_ONE, "9" * 400, "9" * 5000 + "g", "1p", "2000p"]
 
 
-@pytest.mark.parametrize("number", NUMBERS, ids=repr)
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: repr(number)[:12])
 @pytest.mark.parametrize("member", ["cpus", "gpus", "memory", "maxDuration"])
 async def test_an_absurd_requirement_is_refused_or_harmless(served: InProcess, member: str, number: Any) -> None:
     definition = hello("x", requirements={member: number})
@@ -329,7 +330,7 @@ async def test_the_name_to_save_as_cannot_make_bytes_run(served: InProcess, name
 # --- queries and headers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cursor", ["\xb2", "²", "-1", "x", "9" * 400, "9" * 5000, "1e3", "", "٣"])
+@pytest.mark.parametrize("cursor", ["\xb2", "-1", "x", "9" * 400, "9" * 5000, "1e3", "", "٣"])
 async def test_a_stream_cursor_of_any_shape_is_answered(served: InProcess, cursor: str) -> None:
     job_id = await served.submit(Q)
     await served.finish(Q, job_id)
@@ -369,7 +370,7 @@ async def test_a_very_long_message_is_cut_and_not_kept(served: InProcess) -> Non
 @pytest.mark.parametrize(
     "header", ["Origin", "Host", "X-Forwarded-For", "X-Forwarded-Proto", "Accept", "If-None-Match"]
 )
-@pytest.mark.parametrize("value", ["", "\xff", "http://[", "]", "a" * 3000, "null", "://"])
+@pytest.mark.parametrize("value", ["", "\xff", "http://[", "]", "a" * 3000, "null", "://", "a b", "[::1", "x:99999999"])
 async def test_a_header_of_any_shape_is_answered_without_a_fault(served: InProcess, header: str, value: str) -> None:
     await served.client.put(f"/f/{KEY}", data=BLOB)
     for method, path in (("GET", f"/f/{KEY}"), ("POST", f"/q/{Q}"), ("OPTIONS", "/x"), ("GET", f"/upload/{KEY}")):

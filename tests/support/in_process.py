@@ -131,7 +131,7 @@ class InProcess:
     witness: Witness
 
     def __post_init__(self) -> None:
-        self.client = self.app.test_client()
+        self.client = self.app.test_client(use_cookies=False)
 
     @property
     def services(self) -> Services:
