@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asman.errors import BadDefinition
@@ -97,6 +97,8 @@ def test_other_values_are_refused_by_name(value: Any) -> None:
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12), max_size=6))
 def test_single_quoted_words_come_back(words: list[str]) -> None:
+    """But for a backslash before a quote: in the published grammar it keeps the quote from closing."""
+    assume(not any(word.endswith("\\") or "\\'" in word for word in words))
     text = " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)
     assert split_words(text, {}) == words
 

@@ -7,6 +7,7 @@ is what the core sees: it brings the command ``asman worker``.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from asman.hookspecs import hookimpl
@@ -19,9 +20,14 @@ __all__ = ["asman_command"]
 
 @hookimpl
 def asman_command(name: str) -> click.Command | None:
-    """``asman worker``; its libraries are loaded only when it is asked for."""
+    """``asman worker``; its libraries are loaded only when it is asked for.
+
+    Errors: ModuleNotFoundError, here and not later, if the extra is not installed.
+    """
     if name != "worker":
         return None
+    if find_spec("aiodocker") is None:
+        raise ModuleNotFoundError("No module named 'aiodocker'", name="aiodocker")
     from asman_worker.cli import worker
 
     return worker
