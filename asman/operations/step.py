@@ -67,9 +67,10 @@ async def step(
         if after is before:
             return Step(before=before, after=after, effects=effects)
         starts = after.generation != before.generation
-        dropped = _dropped(before, effects)
-        garbage = await blobs_behind(services, before, dropped) if dropped else []
-        written: _Documents = {**dropped, **(on_start or {} if starts else {}), **(documents or {})}
+        dropped = {**_dropped(before, effects), **(on_start or {} if starts else {})}
+        is_first = before.state is State.ABSENT
+        garbage = await blobs_behind(services, before, dropped) if dropped and not is_first else []
+        written: _Documents = {**dropped, **(documents or {})}
         try:
             await services.jobs.save(after, expected=before.version, documents=written)
         except (TransitionRefused, LeaseLost):
