@@ -14,6 +14,7 @@ import asyncio
 import json
 import logging
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -34,7 +35,9 @@ _PAUSE_NOTICED_S = 5.0
 _MARK_KEPT_S = 86_400.0
 """How long an expired job is still answered with "expired" instead of "not found"."""
 _DELIVER_FOR_S = 86_400.0
-_DELIVERIES_AT_ONCE = 20
+_DELIVERIES_AT_ONCE = 64
+_DELIVERIES_TO_ONE = 16
+"""So that a receiver that never answers leaves room for the others."""
 
 
 def backoff_s(tries: int, chance: float) -> float:
@@ -51,6 +54,7 @@ class Sweeper:
     last_at: float | None = None
     _blobs_at: float = 0.0
     _delivering: dict[str, asyncio.Future[None]] = field(default_factory=dict)
+    _busy: Counter[str] = field(default_factory=Counter)
 
     def grant_new_terms(self) -> None:
         """Every live lease gets a full term from now."""
@@ -67,12 +71,15 @@ class Sweeper:
         """Do everything that is due, in batches, and answer how many steps that took."""
         now, steps = self.services.clock(), 0
         self.notice_pause(now)
+        limit = _BATCH
         while True:
-            due = await self.services.jobs.due(now, limit=_BATCH)
+            due = await self.services.jobs.due(now, limit=limit)
             acted = [await self._look_after(job, now) for job in due]
             steps += sum(acted)
-            if len(due) < _BATCH or not any(acted):
+            if len(due) < limit:
                 break
+            if sum(acted) * 2 < len(due):  # most wait for a delivery or a new term: look behind them
+                limit *= 4
         await self._prune_blobs(now)
         return steps
 
@@ -101,14 +108,20 @@ class Sweeper:
         """Start what is owed, beside the sweep: a receiver that hangs delays nobody else."""
         owed = [c for c in job.callbacks if c.due_at is not None and c.due_at <= now]
         for callback in owed:
-            if callback.event_id not in self._delivering and len(self._delivering) < _DELIVERIES_AT_ONCE:
+            receiver = callback.url.split("/", 3)[2]
+            is_free = self._busy[receiver] < _DELIVERIES_TO_ONE and len(self._delivering) < _DELIVERIES_AT_ONCE
+            if is_free and callback.event_id not in self._delivering:
                 task = asyncio.ensure_future(_deliver(self.services, job, callback))
                 self._delivering[callback.event_id] = task
-                task.add_done_callback(partial(self._delivered, callback.event_id))
+                self._busy[receiver] += 1
+                task.add_done_callback(partial(self._delivered, callback.event_id, receiver))
         return False
 
-    def _delivered(self, event_id: str, _: asyncio.Future[None]) -> None:
+    def _delivered(self, event_id: str, receiver: str, _: asyncio.Future[None]) -> None:
         self._delivering.pop(event_id, None)
+        self._busy[receiver] -= 1
+        if not self._busy[receiver]:
+            del self._busy[receiver]
 
     async def settle(self) -> None:
         """Wait until the deliveries that have been started are over (each is bounded by its deliverer)."""
@@ -179,6 +192,9 @@ async def _try(services: Services, job: Job, callback: Callback, now: float) -> 
         return True
     except AsmanError as error:
         _log.info("a callback failed", extra={"job": job.job_id, "reason": error.message})
+        return False
+    except Exception:
+        _log.exception("the deliverer has a fault; the callback is tried again later", extra={"job": job.job_id})
         return False
 
 

@@ -193,3 +193,90 @@ async def _many_leases(c: Core, count: int) -> None:
     for number in range(count):
         job = await c.submit(definition(str(number)))
         await ops.announce(c.services, QUEUE, job.job_id, "w1")
+
+
+class Switchboard:
+    """An outside party with many receivers: those named ``dead`` never answer, ``broken`` raises what is no error of
+    ours, the others take every call."""
+
+    def __init__(self) -> None:
+        self.calls: list[Delivery] = []
+
+    async def deliver(self, delivery: Delivery) -> bool:
+        self.calls.append(delivery)
+        if "broken" in delivery.url:
+            raise RuntimeError("a fault of the deliverer")
+        if "dead" in delivery.url:
+            await asyncio.Event().wait()
+        return True
+
+    @hookimpl
+    def asman_deliverer(self, config: object) -> Switchboard:
+        return self
+
+
+def _calls_back(host: str) -> dict[str, object]:
+    return {"callbacks": {"queued": {"url": f"https://{host}.example/hook"}}}
+
+
+async def test_many_calls_that_hang_do_not_keep_others_records_from_being_looked_after() -> None:
+    """More records than one batch wait for a receiver; a lease behind them lapses all the same."""
+    board = Switchboard()
+    async with core([board]) as c:
+        for n in range(450):
+            await c.submit(definition(f"echo {n}"), control=_calls_back("dead"))
+        late = await c.submit(definition("late"))
+        await ops.announce(c.services, QUEUE, late.job_id, "w1")
+        c.clock.tick(31)
+        sweeper = Sweeper(services=c.services)
+        await sweeper.sweep()
+        assert (await c.load(late)).state is State.QUEUED  # type: ignore[union-attr]
+        await sweeper.stop()
+
+
+async def test_many_calls_to_one_dead_receiver_leave_room_for_the_others() -> None:
+    board = Switchboard()
+    async with core([board]) as c:
+        for n in range(300):
+            await c.submit(definition(f"echo {n}"), control=_calls_back("dead"))
+        c.clock.tick(1)
+        await c.submit(definition("good"), control=_calls_back("good"))
+        sweeper = Sweeper(services=c.services)
+        await sweeper.sweep()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert [call for call in board.calls if "good" in call.url]
+        await sweeper.stop()
+
+
+async def test_a_deliverer_with_a_fault_is_not_called_again_at_every_sweep(caplog: pytest.LogCaptureFixture) -> None:
+    board = Switchboard()
+    async with core([board]) as c:
+        job = await c.submit(control=_calls_back("broken"))
+        for _ in range(3):
+            await c.sweep()
+        assert len(board.calls) == 1
+        assert "fault of the deliverer" in caplog.text
+        owed = (await c.load(job)).callbacks[0]  # type: ignore[union-attr]
+        assert (owed.tries, owed.done) == (1, False)
+        c.clock.tick(86_400 * 2)
+        await c.sweep()
+        assert (await c.load(job)).callbacks[0].done, "and given up after a day"  # type: ignore[union-attr]
+
+
+async def test_leases_in_a_new_term_do_not_keep_others_records_from_being_looked_after() -> None:
+    async with core() as c:
+        for n in range(450):
+            job = await c.submit(definition(f"echo {n}"))
+            await ops.announce(c.services, QUEUE, job.job_id, f"w{n}")
+        finished = await c.submit(definition("done"))
+        await c.run(finished)
+        c.clock.tick(61)
+        sweeper = Sweeper(services=c.services)
+        sweeper.grant_new_terms()
+        await sweeper.sweep()
+        assert (await c.load(finished)).state is State.REMOVED  # type: ignore[union-attr]
+        c.clock.tick(31)
+        sweeper.last_at = c.clock()
+        await sweeper.sweep()
+        assert await c.services.jobs.list(QUEUE, states=(State.RUNNING,)) == []
