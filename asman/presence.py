@@ -96,7 +96,8 @@ class WorkerSeat:
 
     Shape:  ``registration`` is what it sent; ``held`` maps the jobs it holds to attempts.
             ``total`` and ``free`` are capacities, ``takes`` how many jobs it takes now (protocol 2);
-            ``assigned`` what the jobs given over this connection need; ``log_next`` the next line number per job.
+            ``assigned`` what the jobs given over this connection need; ``log_next`` the next line number per job;
+            ``revoked`` the attempts that ended before this connection heard of them, while a claim is under way.
     """
 
     worker: str
@@ -110,6 +111,7 @@ class WorkerSeat:
     held: dict[str, int] = field(default_factory=dict)
     assigned: dict[str, Requirements] = field(default_factory=dict)
     log_next: dict[str, int] = field(default_factory=dict)
+    revoked: set[tuple[str, int]] = field(default_factory=set)
     work: asyncio.Event = field(default_factory=asyncio.Event)
     status: asyncio.Future[Mapping[str, Any]] | None = None
 
@@ -198,12 +200,15 @@ class Channel:
             self.wake_for(header["shape"])
 
     def _revoke(self, job_id: str, revoke: dict[str, Any]) -> None:
-        seat = self.workers.get(revoke["worker"])
+        seat, attempt = self.workers.get(revoke["worker"]), revoke["attempt"]
         if seat is None:
             return
-        seat.drop(job_id)
+        if seat.held.get(job_id) == attempt:
+            seat.drop(job_id)
+        elif job_id not in seat.held:
+            seat.revoked.add((job_id, attempt))
         if seat.protocol >= 2:
-            payload = {"jobId": job_id, "attempt": revoke["attempt"], "reason": revoke["reason"]}
+            payload = {"jobId": job_id, "attempt": attempt, "reason": revoke["reason"]}
             seat.outbox.put(frame("Revoke", payload).decode(), lasting=True)
 
     def wake_for(self, shape: str) -> None:
@@ -298,8 +303,9 @@ class Hub:
         async with self._opening:
             channel = self._channels.get(queue)
             if channel is None:
-                channel = self._channels[queue] = Channel(queue)
+                channel = Channel(queue)
                 await self._notifier.subscribe(topic, channel.deliver)
+                self._channels[queue] = channel
             channel.users += 1
         try:
             yield channel

@@ -34,7 +34,7 @@ from asman.errors import (
 from asman.identity import check_namespace, check_queue_name
 from asman.job import DEFAULT_NAMESPACE, Job, Requirements, State
 from asman.matching import Capacity
-from asman.messages import PROTOCOL, frame, is_shown, jobs_frame, ms
+from asman.messages import PROTOCOL, encode, frame, is_shown, jobs_frame, ms
 from asman.presence import Channel, Hub, Outbox, WorkerSeat
 from asman.rates import source_of
 from asman.services import Services
@@ -48,6 +48,7 @@ _log = logging.getLogger(__name__)
 _LIST_EVERY_S = 10.0
 _RECHECK_S = 15.0
 _ERRORS_PER_S = 5
+_REGISTRATION_BYTES = 16 << 10
 
 
 def parse_socket_path(path: str) -> tuple[str, str] | None:
@@ -297,6 +298,9 @@ def _read_registration(payload: dict[str, Any]) -> _Registration:
     if not isinstance(holding, dict) or not all(isinstance(a, int) for a in holding.values()):
         raise BadMessage("holding maps job ids to attempt numbers")
     shown = {k: v for k, v in payload.items() if k != "holding"}
+    size = len(encode(shown))
+    if size > _REGISTRATION_BYTES:
+        raise LimitExceeded(f"the registration has {size} bytes; at most {_REGISTRATION_BYTES} are shown to watchers")
     return _Registration(worker=worker, protocol=protocol, total=_read_total(payload), holding=dict(holding), raw=shown)
 
 
@@ -518,9 +522,11 @@ class _Worker(_Peer):
         if self.channel.workers.get(seat.worker) is not seat:
             return False
         reserved = self.channel.reserved
+        seat.revoked.clear()
         taken = await ops.claim(self.services, self.queue, seat.worker, seat.free, seat.takes, reserved)
         for job, definition in taken:
-            self._give(seat, job, definition)
+            if (job.job_id, job.attempt) not in seat.revoked:
+                self._give(seat, job, definition)
         if taken and seat in waiting:
             waiting.remove(seat)
         return bool(taken) and seat.takes > 0
@@ -604,7 +610,9 @@ class _Worker(_Peer):
             await ops.report(self.services, self.queue, job_id, worker, attempt, value)
         except AsmanError as error:
             if isinstance(error, (Unavailable, StorageFull)) or type(error) is Conflict:
-                raise  # not decided: the worker keeps it and says it again
+                if attempt is None and self.seat is not None:
+                    self.seat.drop(job_id)  # an older worker says it once: the lease ends and the job runs again
+                raise  # not decided: a newer worker keeps it and says it again
             answer |= {"accepted": False, "code": error.code, "error": error.message}
         if self.seat is not None:
             self.seat.drop(job_id)

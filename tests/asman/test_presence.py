@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
+from asman.errors import Unavailable
 from asman.job import Requirements
 from asman.matching import Capacity
 from asman.memory import MemoryNotifier
@@ -165,3 +167,47 @@ async def test_the_bytes_of_an_event_do_not_depend_on_who_watches(watchers: int)
     channel.clients = dict.fromkeys(outboxes, True)
     channel.deliver(_job_event())
     assert {len((await outbox.take(1))[0]) for outbox in outboxes} == {len(frame("JobStateUpdates", {"jobs": "j"}))}
+
+
+async def test_what_cannot_be_replaced_is_never_dropped_from_a_backlog() -> None:
+    outbox = Outbox(max_frames=10, max_bytes=1000)
+    for number in range(50):
+        outbox.put(f"change {number}")
+        outbox.put(f"assign {number}" + "x" * 100, lasting=True)
+    taken = await outbox.take(1)
+    assert [text for text in taken if text.startswith("assign")] == [f"assign {n}" + "x" * 100 for n in range(50)]
+    assert len(taken) <= 60
+    assert taken[-2] == "change 49", "the order is kept"
+
+
+async def test_a_snapshot_takes_the_place_of_the_changes_that_are_in_it() -> None:
+    outbox = Outbox()
+    outbox.put("PONG")
+    for version in (1, 2, 3):
+        outbox.put(f"change {version}", version=version)
+    outbox.put("assign", lasting=True)
+    outbox.forget(2)
+    assert outbox.waiting == (2, len("PONG") + len("change 3"))
+    assert await outbox.take(1) == ["PONG", "change 3", "assign"]
+    assert outbox.waiting == (0, 0)
+
+
+async def test_a_channel_whose_subscription_failed_is_not_kept_deaf() -> None:
+    class Flaky(MemoryNotifier):
+        fails = True
+
+        async def subscribe(self, topic: str, deliver: Callable[[bytes], None]) -> None:
+            if self.fails:
+                raise Unavailable("the notifier does not answer")
+            await super().subscribe(topic, deliver)
+
+    notifier = Flaky()
+    hub = Hub(notifier)
+    with pytest.raises(Unavailable):
+        async with hub.join("q", "t"):
+            pass
+    notifier.fails = False
+    async with hub.watch("q", "t", "j") as watch:
+        await notifier.publish("t", _job_event())
+        assert await watch.wait(1)
+    assert hub.channels == ()

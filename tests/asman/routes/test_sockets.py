@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asman.errors import StorageFull
 from asman.job import State
 from asman.maintenance import sweep
 from asman.routes.sockets import parse_socket_path
@@ -595,3 +596,126 @@ async def test_no_watcher_sees_a_job_go_backwards_when_a_list_overtakes_changes(
             await client.settle()
             assert _states(client, job_id)[-1] == "Finished"
             assert _states(client, job_id).count("Finished") == 1, _states(client, job_id)
+
+
+# --- moments between two awaits --------------------------------------------------------------------------------------
+
+
+class Held:
+    """Lets calls of one method of a store wait until they are let go."""
+
+    def __init__(self, store: Any, method: str) -> None:
+        self.store, self.method, self.call = store, method, getattr(store, method)
+        self.came, self.go = asyncio.Event(), asyncio.Event()
+        setattr(store, method, self._wait)
+
+    async def _wait(self, *args: Any, **options: Any) -> Any:
+        self.came.set()
+        await self.go.wait()
+        return await self.call(*args, **options)
+
+    def let_go(self) -> None:
+        delattr(self.store, self.method)
+        self.go.set()
+
+
+@pytest.mark.parametrize("how", ["cancel", "delete", "lapse"])
+async def test_a_job_that_ends_while_it_is_being_given_is_not_run(served: InProcess, how: str) -> None:
+    job_id = await served.submit(Q)
+    held = Held(served.services.jobs, "document")
+    async with served.worker(Q) as worker:
+        await asyncio.wait_for(held.came.wait(), 5)
+        if how == "cancel":
+            await served.client.post(f"/q/{Q}/j/{job_id}/cancel")
+        elif how == "delete":
+            held.came.clear()
+            deleting = asyncio.ensure_future(served.client.delete(f"/q/{Q}/j/{job_id}"))
+            await asyncio.wait_for(held.came.wait(), 5)
+        else:
+            served.clock.advance(31)
+            await sweep(served.services)
+        held.let_go()
+        if how == "delete":
+            await deleting
+        await worker.settle()
+        frames = [json.loads(text) for text in worker.heard if text.startswith("{")]
+        told = [(f["type"], f["payload"]["attempt"]) for f in frames if f["type"] in ("Assign", "Revoke")]
+        runs = {attempt for kind, attempt in told if kind == "Assign"}
+        for attempt in runs - ({2} if how == "lapse" else set()):
+            assert told.index(("Assign", attempt)) < told.index(("Revoke", attempt)), told
+        if how != "lapse":
+            next_id = await served.submit(Q, hello("next"))
+            assert (await worker.hear("Assign", lambda payload: payload["jobId"] == next_id))["attempt"] == 1
+
+
+async def test_a_late_revoke_of_an_older_attempt_does_not_take_the_newer_one(served: InProcess) -> None:
+    """The change that put the job back is told after the same worker was given it again."""
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "w1") as worker:
+        await worker.hear("Assign")
+        served.clock.advance(31)
+        held = Held(served.services.logs, "drop_log")
+        sweeping = asyncio.create_task(sweep(served.services))
+        await asyncio.wait_for(held.came.wait(), 5)
+        await worker.ready(1)
+        given = await worker.hear("Assign")
+        assert given["attempt"] == 2
+        held.let_go()
+        await sweeping
+        assert (await worker.hear("Revoke"))["attempt"] == 1
+        await worker.log(given, "a line", seq=0)
+        await worker.settle()
+        assert served.channel(Q).workers["w1"].held == {job_id: 2}
+    assert (await served.get(f"/q/{Q}/j/{job_id}/run-logs.json"))["data"] == [["a line", 1]]
+
+
+async def test_a_report_that_could_not_be_stored_is_said_again_by_a_new_worker(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, "w1") as worker:
+        given = await worker.hear("Assign")
+        _fail_once(served, StorageFull("the disk is full"))
+        change = {"job": job_id, "state": "Finished", "attempt": 1, "value": finished_value("w1")}
+        await worker.say("StateChange", change)
+        error = await worker.hear("Error")
+        assert (error["code"], error["ref"]) == ("storage_full", job_id)
+        assert (await worker.finish(given))["accepted"]
+
+
+async def test_a_report_of_an_old_worker_that_could_not_be_stored_lets_the_job_run_again(served: InProcess) -> None:
+    """An old worker says it once and forgets; its open socket must not hold the job for ever."""
+    job_id = await served.submit(Q)
+    with skipping_time(served.clock):
+        async with served.old_worker(Q, "w1") as worker:
+            await worker.claim(job_id)
+            await worker.settle()
+            _fail_once(served, StorageFull("the disk is full"))
+            await worker.finish(job_id)
+            assert (await worker.hear("Error"))["code"] == "storage_full"
+            for _ in range(20):
+                await asyncio.sleep(2)
+                await sweep(served.services)
+            assert (await served.job(Q, job_id)).state is State.QUEUED
+
+
+def _fail_once(served: InProcess, error: Exception) -> None:
+    jobs: Any = served.services.jobs
+
+    async def fail(*args: Any, **options: Any) -> None:
+        del jobs.save
+        raise error
+
+    jobs.save = fail
+
+
+async def test_a_registration_that_is_too_large_to_show_to_everybody_is_refused(served: InProcess) -> None:
+    async with served.watch(Q) as client, served.old_worker(Q, register=False) as worker:
+        await worker.register(junk="x" * 100_000)
+        assert (await worker.hear("Error"))["code"] == "limit_exceeded"
+        await worker.register()
+        assert len((await client.hear("Workers"))["workers"]) == 1
+
+
+async def test_a_request_for_a_host_that_is_none_opens_no_socket(served: InProcess) -> None:
+    async with served.connect(f"/q/{Q}/client", headers={"Host": "]"}) as peer:
+        assert await peer.closed() == 1008
+        assert not peer.connection.accepted
