@@ -26,7 +26,7 @@ from aiohttp.test_utils import TestServer
 from asman_worker.config import WorkerConfig
 from asman_worker.executor import Assignment, Held
 from asman_worker.fingerprint import hold_identity
-from asman_worker.limits import Grant
+from asman_worker.grant import Grant
 from asman_worker.outbox import Key
 from asman_worker.process import own_tasks, serve
 

@@ -17,10 +17,11 @@ import aiohttp
 import pytest
 
 from asman.errors import BadRequest
+from asman_worker.container import cache_volume
 from asman_worker.docker import Engine
 from asman_worker.executor import CANCELLED, RUN_STEP, Assignment, Executor
 from asman_worker.gpu import Gpu
-from asman_worker.limits import NETWORK, Grant, cache_volume
+from asman_worker.grant import NETWORK, Grant
 from docker_engine import IMAGE, DockerEngine
 from worker_blobs import BlobServer
 from worker_peers import until

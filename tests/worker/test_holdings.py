@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from asman_worker.executor import Assignment
+from asman_worker.grant import Grant
 from asman_worker.holdings import Holdings
-from asman_worker.limits import Grant
 from asman_worker.log_stream import Progress
 from asman_worker.outbox import Outbox
 from asman_worker.process import own_tasks

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from asman_worker.grant import Grant
 from asman_worker.ledger import Free, Ledger, Need, Turns, can_ever_run, read_need
-from asman_worker.limits import Grant
 
 GIB = 1 << 30
 GRANT = Grant(cores=4.0, memory_bytes=8 * GIB, max_duration_s=60.0)

@@ -10,25 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asman.errors import AsmanError, BadDefinition, BadRequest, LimitExceeded
+from asman.errors import AsmanError, BadDefinition, LimitExceeded
+from asman_worker.container import JobFolders, cache_volume, create_body, labels_of
 from asman_worker.gpu import Gpu
-from asman_worker.limits import (
-    NETWORK,
-    PROFILES,
-    Allotment,
-    Grant,
-    JobFolders,
-    allot,
-    cache_volume,
-    check_grant,
-    container_spec,
-    create_body,
-    default_memory_bytes,
-    image_of,
-    labels_of,
-    read_requirements,
-    time_limit_s,
-)
+from asman_worker.grant import NETWORK, Grant
+from asman_worker.limits import Allotment, allot, container_spec, image_of, read_requirements, time_limit_s
 
 GIB = 1 << 30
 GRANT = Grant(cores=4, memory_bytes=16 * GIB, max_duration_s=1200, tags=frozenset({"big", "ssd"}))
@@ -333,20 +319,6 @@ def test_the_systems_variables_win_and_come_last() -> None:
     ]
 
 
-def test_labels_say_whose_it_is_to_both_kinds_of_worker() -> None:
-    labels = body(PLAIN)["Labels"]
-    assert labels == {
-        "asman.job": JOB,
-        "asman.worker": "worker-1",
-        "asman.attempt": "3",
-        "asman.queue": "queue-1",
-        "asman.gpus": "",
-        "container.mtfm.io/id": JOB,
-        "container.mtfm.io/queue": "queue-1",
-        "container.mtfm.io/worker": "worker-1",
-    }
-
-
 def test_the_strict_profile_takes_more_away() -> None:
     grant = replace(GRANT, profile="strict")
     request = body({**PLAIN, "shmSize": "1g"}, grant)
@@ -379,16 +351,6 @@ def test_the_owner_can_loosen_by_name_only() -> None:
     config = host(PLAIN, grant)
     assert "NET_BIND_SERVICE" in config["CapAdd"]
     assert (config["SecurityOpt"], config["PidsLimit"], config["NetworkMode"]) == ([], 99, "none")
-
-
-def test_cores_are_capped_at_what_the_engine_has() -> None:
-    assert host({**PLAIN, "requirements": {"cpus": 4}}, host_cores=2)["NanoCpus"] == 2_000_000_000
-
-
-def test_selinux_hosts_get_binds_that_relabel() -> None:
-    config = host(PLAIN, selinux=True)
-    assert config["Binds"] == ["/d/in:/inputs:ro,Z", "/d/out:/outputs:Z"]
-    assert [m["Target"] for m in config["Mounts"]] == ["/job-cache"]
 
 
 @pytest.mark.parametrize(
@@ -464,26 +426,3 @@ def test_the_owners_patterns_decide_which_images_run() -> None:
     assert image_of({"image": "ghcr.io/me/x"}, grant) == "ghcr.io/me/x:latest"
     with pytest.raises(LimitExceeded, match=r"ghcr\.io/other/x"):
         image_of({"image": "ghcr.io/other/x"}, grant)
-
-
-def test_queues_do_not_share_a_cache_and_do_not_show_their_name() -> None:
-    assert cache_volume("secret-queue") != cache_volume("other")
-    assert "secret" not in cache_volume("secret-queue")
-
-
-@pytest.mark.parametrize(
-    "change", [{"profile": "loose"}, {"network": "host"}, {"cores": 0}, {"cores": float("nan")}, {"memory_bytes": 1024}]
-)
-def test_a_grant_that_cannot_be_kept_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(BadRequest):
-        check_grant(replace(GRANT, **change))
-
-
-def test_every_profile_makes_a_grant() -> None:
-    for profile in PROFILES:
-        check_grant(replace(GRANT, profile=profile))
-
-
-def test_an_owner_who_does_not_say_keeps_two_gibibytes_or_half() -> None:
-    assert default_memory_bytes(16 * GIB) == 14 * GIB
-    assert default_memory_bytes(3 * GIB) == 3 * GIB // 2

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from asman_worker.container import labels_of
 from asman_worker.docker import Engine
-from asman_worker.limits import labels_of
 from asman_worker.remains import Remains
 from docker_engine import IMAGE, DockerEngine
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import asman_worker.transfer as transfer_module
 from asman.errors import AsmanError, BadDefinition, HashMismatch, LimitExceeded
-from asman_worker.limits import JobFolders
+from asman_worker.container import JobFolders
 from asman_worker.report import first_cause
 from asman_worker.transfer import Transfer
 from asman_worker.workspace import Workspace, collect_outputs, materialise, output_scan, split_name

@@ -19,74 +19,34 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
-from asman.errors import AsmanError, LimitExceeded
-from asman.job import Requirements
-from asman.units import show_duration
+from asman.errors import AsmanError
+from asman_worker.attempt import Assignment, Attempt, LogSink
 from asman_worker.docker import Container, Engine, EngineError, EngineInfo
 from asman_worker.gpu import allocate
-from asman_worker.images import Images
-from asman_worker.limits import (
-    NETWORK,
-    Allotment,
-    ContainerSpec,
-    Grant,
-    JobFolders,
-    allot,
-    check_grant,
-    container_spec,
-    create_body,
-    image_of,
-    labels_of,
-    read_requirements,
-    time_limit_s,
-)
+from asman_worker.grant import Grant, check_grant
+from asman_worker.limits import Allotment, allot
 from asman_worker.logs import LogPump
 from asman_worker.remains import Held, Key, Remains
-from asman_worker.report import StepFailed, explain, failure_report, first_cause, is_expected, notes, run_report
-from asman_worker.runtime import Exit, follow_container, insist, run_container
-from asman_worker.transfer import Transfer
-from asman_worker.workspace import collect_outputs, materialise, output_scan
+from asman_worker.report import StepFailed, failure_report
+from asman_worker.runtime import follow_container, insist
+from asman_worker.steps import PULL_STEP, RUN_STEP, Steps
 
 __all__ = ["CANCELLED", "PULL_STEP", "RUN_STEP", "Assignment", "Executor", "FreeCapacity", "Held", "LogSink"]
 
 _log = logging.getLogger(__name__)
 
-PULL_STEP = "docker image pull"
-RUN_STEP = "Running"
 CANCELLED: Mapping[str, Any] = {"reason": "Cancelled", "outcome": "cancelled", "result": {}}
 """What ``run`` answers for a job that was stopped; it is not to be reported."""
 
 _MOST_REVOKED = 10_000
-_NOFILE_REFUSED = "setting rlimit type 7"
-_OUTPUTS_EVERY_S = 1.0
 _ROUNDING = 1e-9
-
-T = TypeVar("T")
-LogSink = Callable[[str, list[list[Any]]], None]
-"""Takes (step, lines); a line is ``[text, ms]``, or ``[text, ms, true]`` for stderr."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """One attempt at one job. Shape: ``server_url`` is the server's origin, for blobs and for the job's own links."""
-
-    queue: str
-    job_id: str
-    attempt: int
-    definition: Mapping[str, Any]
-    server_url: str
-
-    @property
-    def key(self) -> Key:
-        return self.queue, self.job_id, self.attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,43 +57,6 @@ class FreeCapacity:
     memory_bytes: int
     gpus: int
     jobs: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """One job that this process works on, and how far it has come."""
-
-    assignment: Assignment
-    log: LogSink
-    pump: LogPump
-    step: str = "limits"
-    limit_s: float = 0.0
-    image: str = ""
-    allotment: Allotment | None = None
-    revoked: bool = False
-    interrupted: bool = False
-    task: asyncio.Task[dict[str, Any]] | None = None
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def key(self) -> Key:
-        return self.assignment.key
-
-    def at_step(self, step: str) -> None:
-        self.step = step
-
-    @contextlib.asynccontextmanager
-    async def failing(self) -> AsyncIterator[None]:
-        """Turn whatever goes wrong inside into the failure of the step at hand; a fault of ours is logged as well."""
-        try:
-            yield
-        except StepFailed:
-            raise
-        except Exception as error:
-            cause = first_cause(error)
-            if not is_expected(cause):
-                _log.exception("a step failed unexpectedly", extra={"job": self.key[1], "step": self.step})
-            raise StepFailed(self.step, explain(cause)) from error
 
 
 class Executor:
@@ -151,15 +74,11 @@ class Executor:
         self.grant = grant
         self.worker_id = worker_id
         self._engine = docker
-        self._session = session
-        self._images = Images(docker)
         self._remains = Remains(docker, worker_id, data_directory)
-        self._jobs: dict[Key, _Job] = {}
+        self._steps = Steps(grant=grant, worker_id=worker_id, engine=docker, remains=self._remains, session=session)
+        self._jobs: dict[Key, Attempt] = {}
         self._revoked: dict[Key, None] = {}
         self._room = asyncio.Condition()
-        self._start_gate: asyncio.Semaphore | None = None
-        self._sets_nofile = True
-        self._open_volumes: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
 
     # What the worker's other half calls ---------------------------------------------------------------------------
@@ -242,7 +161,7 @@ class Executor:
 
     # One job --------------------------------------------------------------------------------------------------------
 
-    def _job(self, assignment: Assignment, log: LogSink, *, resumed: bool = False, skip_lines: int = 0) -> _Job:
+    def _job(self, assignment: Assignment, log: LogSink, *, resumed: bool = False, skip_lines: int = 0) -> Attempt:
         breaks = self._remains.workspace(assignment.key).log_breaks
 
         def remember(stream: int, offset: int) -> None:
@@ -255,9 +174,9 @@ class Executor:
             breaks=_read_breaks(breaks) if resumed else None,
             on_break=remember,
         )
-        return _Job(assignment=assignment, log=log, pump=pump)
+        return Attempt(assignment=assignment, log=log, pump=pump)
 
-    async def _supervise(self, job: _Job, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    async def _supervise(self, job: Attempt, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """Own the task of one job: answer with its report, or with ``CANCELLED`` once all is gone."""
         if job.key in self._jobs or job.key in self._revoked:
             work.close()
@@ -281,92 +200,34 @@ class Executor:
             async with self._room:
                 self._room.notify_all()
 
-    async def _run(self, job: _Job) -> dict[str, Any]:
+    async def _run(self, job: Attempt) -> dict[str, Any]:
         """The steps of a fresh job."""
         async with self._reported(job) as reported:
-            requirements = self._read(job)
+            requirements = self._steps.read(job)
             allotment = allot(requirements, self.grant)
             await insist(lambda: self._remains.remove_containers(job.key))
             allotment = await self._take_room(job, allotment, requirements.gpus)
-            spec = await self._prepare(job, allotment, await self._fetch_inputs(job))
-            reported.append(await self._finish(job, await self._run_container(job, spec)))
+            spec = await self._steps.prepare(job, allotment, await self._steps.fetch_inputs(job))
+            reported.append(await self._steps.finish(job, await self._steps.run_container(job, spec)))
         return reported[0]
 
-    async def _run_container(self, job: _Job, spec: ContainerSpec) -> Exit:
-        """Run it to its end; a second time without ``nofile`` where the engine may not set that.
-
-        An engine without privileges (rootless, or inside a container) cannot raise the number of open files above
-        its own. What containers then get is the engine's own number, which is lower than ours.
-        """
-        info = await self._engine.info()
-        if not self._sets_nofile:
-            spec = replace(spec, ulimits=tuple(limit for limit in spec.ulimits if limit[0] != "nofile"))
-        try:
-            async with self._watched(job):
-                return await run_container(
-                    self._engine,
-                    create_body(spec, host_cores=info.cores, selinux=info.selinux),
-                    job.pump,
-                    limit_s=job.limit_s,
-                    grace_s=self.grant.stop_grace_s,
-                    start_gate=self._gate(info),
-                    at_step=job.at_step,
-                )
-        except EngineError as error:
-            if "nofile" not in dict(spec.ulimits) or _NOFILE_REFUSED not in error.message:
-                raise
-            _log.warning("the engine may not set the number of open files; jobs get the engine's own")
-            self._sets_nofile = False
-        await self._remains.remove_containers(job.key)
-        return await self._run_container(job, spec)
-
-    async def _take_up(self, job: _Job, container: Container) -> dict[str, Any]:
+    async def _take_up(self, job: Attempt, container: Container) -> dict[str, Any]:
         """The steps of a job whose container exists."""
         async with self._reported(job) as reported:
-            allotment = allot(self._read(job), self.grant)
+            allotment = allot(self._steps.read(job), self.grant)
             named = container.labels.get("asman.gpus", "").split(",")
             gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
             job.allotment = Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=gpus)
             job.at_step("wait")
-            async with self._watched(job):
+            async with self._steps.watched(job):
                 end = await follow_container(
                     self._engine, container.id, job.pump, limit_s=job.limit_s, grace_s=self.grant.stop_grace_s
                 )
-            reported.append(await self._finish(job, end))
+            reported.append(await self._steps.finish(job, end))
         return reported[0]
 
     @contextlib.asynccontextmanager
-    async def _watched(self, job: _Job) -> AsyncIterator[None]:
-        """While inside, end the container of a job that fills ``/outputs`` beyond what the owner allows."""
-        watch = asyncio.create_task(self._watch_outputs(job), name=f"outputs of {job.key[1][:12]}")
-        try:
-            yield
-        finally:
-            watch.cancel()
-            await asyncio.wait([watch])
-
-    async def _watch_outputs(self, job: _Job) -> None:
-        """Look every second, less often where looking takes long; the overshoot is what is written in between.
-
-        The report needs no word from here: collecting the outputs meets the same limit and says so.
-        """
-        loop, root = asyncio.get_running_loop(), self._remains.workspace(job.key).outputs
-        limits = {"max_files": self.grant.max_output_files, "max_bytes": self.grant.max_output_bytes}
-        pause_s = _OUTPUTS_EVERY_S
-        while True:
-            await asyncio.sleep(pause_s)
-            begun = loop.time()
-            try:
-                await asyncio.to_thread(output_scan, root, **limits)
-            except LimitExceeded:
-                with contextlib.suppress(AsmanError, EngineError):
-                    await self._remains.stop_containers(job.key, self.grant.stop_grace_s)
-            except OSError:
-                pass  # the job moves its files about, or keeps them to itself until it has ended
-            pause_s = max(_OUTPUTS_EVERY_S, 20 * (loop.time() - begun))
-
-    @contextlib.asynccontextmanager
-    async def _reported(self, job: _Job) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _reported(self, job: Attempt) -> AsyncIterator[list[dict[str, Any]]]:
         """Collects the report: the one that the steps put there, or that of the step which failed."""
         reports: list[dict[str, Any]] = []
         try:
@@ -384,15 +245,7 @@ class Executor:
             job.pump.close()
             self._leave(job)
 
-    def _read(self, job: _Job) -> Requirements:
-        """Everything in the definition that can be refused before anything is done for it."""
-        definition = job.assignment.definition
-        requirements = read_requirements(definition)
-        job.limit_s = time_limit_s(definition, requirements, self.grant)
-        job.image = image_of(definition, self.grant)
-        return requirements
-
-    async def _take_room(self, job: _Job, allotment: Allotment, gpus: int) -> Allotment:
+    async def _take_room(self, job: Attempt, allotment: Allotment, gpus: int) -> Allotment:
         """Wait until the job fits what is free, then take it."""
         job.at_step("room")
         async with self._room:
@@ -410,92 +263,7 @@ class Executor:
             and gpus <= free.gpus
         )
 
-    async def _fetch_inputs(self, job: _Job) -> JobFolders:
-        job.at_step("inputs")
-        work = materialise(
-            self._remains.workspace(job.key),
-            job.assignment.definition,
-            self._transfer(job),
-            limit_bytes=self.grant.max_input_bytes,
-        )
-        return await _within(self.grant.fetch_limit_s, "the inputs could not be fetched", work)
-
-    async def _prepare(self, job: _Job, allotment: Allotment, folders: JobFolders) -> ContainerSpec:
-        """Have the image, the network and the cache volume, and settle what the container will be."""
-        job.at_step("image")
-        await insist(self._engine.ping)
-        image = await self._images.ensure(job.image, _pull_lines(job.log), limit_s=self.grant.pull_limit_s)
-        job.at_step("create")
-        queue, job_id, attempt = job.key
-        spec = container_spec(
-            job.assignment.definition,
-            allotment,
-            self.grant,
-            image=job.image,
-            folders=folders,
-            labels=labels_of(self.worker_id, queue, job_id, attempt),
-            queue=queue,
-            job_id=job_id,
-            server_url=job.assignment.server_url,
-            image_user=image.user,
-            image_has_entrypoint=image.has_entrypoint,
-        )
-        if spec.network == NETWORK:
-            await self._engine.ensure_network(NETWORK)
-        for mount in spec.mounts:
-            if mount.volume:
-                await self._ensure_volume(mount.volume, spec)
-        return spec
-
-    async def _ensure_volume(self, name: str, spec: ContainerSpec) -> None:
-        await self._engine.ensure_volume(name)
-        if not spec.runs_as_root and name not in self._open_volumes:
-            await self._engine.open_volume(name, spec.image, {"asman.helper": self.worker_id})
-            self._open_volumes.add(name)
-
-    async def _finish(self, job: _Job, end: Exit) -> dict[str, Any]:
-        """Collect what the job left, and say how it ended. A failure here keeps what is known of the run."""
-        pump, memory_bytes = job.pump, job.allotment.memory_bytes if job.allotment else 0
-        pump.finish()
-        for text in notes(end, limit_s=job.limit_s, memory_bytes=memory_bytes):
-            pump.add(text)
-        outputs: dict[str, dict[str, str]] = {}
-        skipped: tuple[tuple[str, str], ...] = ()
-        error = ""
-        if not end.timed_out:
-            try:
-                async with job.failing():
-                    outputs, skipped = await self._collect(job)
-            except StepFailed as failure:
-                error = str(failure)
-                pump.add(error)
-        job.at_step("report")
-        pump.finish()
-        return run_report(end, pump.kept, outputs=outputs, skipped=skipped, error=error)
-
-    async def _collect(self, job: _Job) -> tuple[dict[str, dict[str, str]], tuple[tuple[str, str], ...]]:
-        """The outputs, and what was left out with the reason."""
-        job.at_step("outputs")
-        scan = await self._remains.scan(
-            job.key, job.image, max_files=self.grant.max_output_files, max_bytes=self.grant.max_output_bytes
-        )
-        for name, reason in scan.skipped:
-            job.pump.add(f"[asman] /outputs/{name} is left out: it is {reason}")
-        work = collect_outputs(scan, self._remains.workspace(job.key).outputs, self._transfer(job))
-        outputs = await _within(self.grant.upload_limit_s, "the outputs could not be uploaded", work)
-        return outputs, scan.skipped
-
-    def _transfer(self, job: _Job) -> Transfer:
-        private = self.grant.rules.private_addresses
-        return Transfer(self._session, job.assignment.server_url, private_addresses=private)
-
-    def _gate(self, info: EngineInfo) -> asyncio.Semaphore:
-        """Starts saturate the engine at about twice its cores; more at once only makes all of them slower."""
-        if self._start_gate is None:
-            self._start_gate = asyncio.Semaphore(2 * info.cores)
-        return self._start_gate
-
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: Attempt) -> None:
         """Remove what the job left, in the background; unless it was stopped (``stop`` does it) or interrupted."""
         if job.revoked or job.interrupted:
             return
@@ -503,7 +271,7 @@ class Executor:
         self._background.add(cleaning)
         cleaning.add_done_callback(self._background.discard)
 
-    async def _remove(self, job: _Job) -> None:
+    async def _remove(self, job: Attempt) -> None:
         try:
             await insist(lambda: self._remains.remove_containers(job.key))
             await self._remains.remove_folder(self._remains.workspace(job.key), job.image)
@@ -518,18 +286,3 @@ def _read_breaks(file: Path) -> dict[int, list[int]]:
             stream, offset = json.loads(line)
             breaks.setdefault(stream, []).append(offset)
     return breaks
-
-
-def _pull_lines(log: LogSink) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        log(PULL_STEP, [[text, int(time.time() * 1000)]])
-
-    return say
-
-
-async def _within(limit_s: float, what: str, work: Coroutine[Any, Any, T]) -> T:
-    try:
-        async with asyncio.timeout(limit_s):
-            return await work
-    except TimeoutError as error:
-        raise AsmanError(f"{what} within {show_duration(limit_s)}") from error

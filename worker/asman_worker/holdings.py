@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from asman.messages import ms
 from asman_worker.executor import Assignment
+from asman_worker.grant import Grant
 from asman_worker.ledger import Ledger, Need, Turns, read_need
-from asman_worker.limits import Grant
 from asman_worker.log_stream import LogStream, Progress
 from asman_worker.outbox import Key, Outbox, Report
 from asman_worker.shelf import Shelf, ShelvedJob

@@ -18,12 +18,11 @@ from typing import Any
 
 from asman.errors import AsmanError
 from asman.matching import fits
-from asman_worker.limits import Grant, allot, read_requirements
+from asman_worker.grant import LEAST_CORES, LEAST_MEMORY_BYTES, Grant
+from asman_worker.limits import allot, read_requirements
 
 __all__ = ["Free", "Ledger", "Need", "Turns", "can_ever_run", "read_need"]
 
-_LEAST_CORES = 0.01
-_LEAST_MEMORY_BYTES = 6 << 20
 _ROUNDING = 1e-9
 
 
@@ -88,7 +87,7 @@ class Ledger:
         share = self._grant.memory_bytes / self._grant.cores
         usable = max(min(cores, memory / share), 0.0)
         usable = math.floor(usable * 1000 + 1e-3) / 1000
-        jobs = math.ceil(usable) if usable >= _LEAST_CORES and memory >= _LEAST_MEMORY_BYTES else 0
+        jobs = math.ceil(usable) if usable >= LEAST_CORES and memory >= LEAST_MEMORY_BYTES else 0
         if self._most_jobs:
             jobs = max(min(jobs, self._most_jobs - self.taken), 0)
         return Free(cores=usable, memory_bytes=max(memory, 0), gpus=max(gpus, 0), jobs=jobs)

@@ -2,20 +2,16 @@
 
 A ``Grant`` is the owner's word, a definition a stranger's. ``container_spec`` reads the members of a definition that
 it knows and nothing else, so no field of a job can reach a mount, a device, a capability or a network: those come
-from the grant's profile and from this file. ``create_body`` then writes the engine's request; every field that
-matters for isolation is written out, also where it repeats the engine's default, because an engine's defaults can be
-changed by its own configuration.
+from the grant's profile and from this file.
 
 The smaller of request and grant wins; a job that needs more than the grant is refused, not shrunk.
 
-Source: contract, "Container hardening" (the profile table) and "Container creation"; Docker Engine API v1.41,
-container create; CIS Docker Benchmark 1.6, section 5.
+Source: contract, "Limits", "Container creation" and "Container hardening".
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import math
 import re
@@ -25,168 +21,16 @@ from typing import Any
 
 from asman.errors import BadDefinition, BadRequest, LimitExceeded, clip
 from asman.job import Requirements
-from asman.matching import Capacity, rules
-from asman.units import parse_duration_s, parse_size_bytes, show_bytes
+from asman.matching import rules
+from asman.units import parse_duration_s, parse_size_bytes
 from asman_worker.command import container_argv
+from asman_worker.container import ContainerSpec, JobFolders, Mount, cache_volume
 from asman_worker.gpu import Gpu
+from asman_worker.grant import LEAST_MEMORY_BYTES, NETWORK, Grant, Profile
 
-__all__ = [
-    "NETWORK",
-    "PROFILES",
-    "Allotment",
-    "ContainerSpec",
-    "Grant",
-    "JobFolders",
-    "Mount",
-    "Profile",
-    "allot",
-    "cache_volume",
-    "check_grant",
-    "container_spec",
-    "create_body",
-    "default_memory_bytes",
-    "image_of",
-    "labels_of",
-    "read_requirements",
-    "time_limit_s",
-]
+__all__ = ["Allotment", "allot", "container_spec", "image_of", "read_requirements", "time_limit_s"]
 
-NETWORK = "asman-jobs"
-"""The bridge that jobs of this host share: no traffic between containers, no IPv6."""
-
-_MIB = 1 << 20
 _GIB = 1 << 30
-_STANDARD_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
-_OOM_SCORE = 500
-_CPU_STEP = 0.01
-_LEAST_MEMORY = 6 * _MIB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """One column of the hardening table.
-
-    Shape:  ``drop_all`` False keeps the engine's default capabilities; ``shm_bytes`` is the most a job gets, and what
-            it gets if it does not ask, None for no such bound; ``nofile`` None keeps the engine's default; ``tmpfs``
-            are (path, options) of the writable places under a read-only root, among them a ``/job-cache`` that ends
-            with the job where ``shared_cache`` is False; ``user`` replaces root.
-    """
-
-    drop_all: bool
-    capabilities: tuple[str, ...]
-    pids: int
-    shm_bytes: int | None
-    nofile: int | None
-    network: str
-    user: str = ""
-    read_only_root: bool = False
-    tmpfs: tuple[tuple[str, str], ...] = ()
-    shared_cache: bool = True
-    private_addresses: bool = False
-    """May URL inputs be fetched from addresses that are not public?"""
-
-
-PROFILES: Mapping[str, Profile] = {
-    "standard": Profile(
-        drop_all=True,
-        capabilities=_STANDARD_CAPABILITIES,
-        pids=1024,
-        shm_bytes=_GIB,
-        nofile=65536,
-        network=NETWORK,
-    ),
-    "strict": Profile(
-        drop_all=True,
-        capabilities=(),
-        pids=256,
-        shm_bytes=64 * _MIB,
-        nofile=4096,
-        network="none",
-        user="65532:65532",
-        read_only_root=True,
-        tmpfs=(
-            ("/tmp", "rw,exec,nosuid,nodev,size=512m,mode=1777"),
-            ("/var/tmp", "rw,exec,nosuid,nodev,size=128m,mode=1777"),
-            ("/run", "rw,exec,nosuid,nodev,size=64m,mode=1777"),
-            ("/home", "rw,exec,nosuid,nodev,size=128m,mode=1777"),
-            ("/job-cache", "rw,exec,nosuid,nodev,size=1g,mode=1777"),
-        ),
-        shared_cache=False,
-    ),
-    "trusted": Profile(
-        drop_all=False,
-        capabilities=(),
-        pids=4096,
-        shm_bytes=None,
-        nofile=None,
-        network=NETWORK,
-        private_addresses=True,
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """What the owner of this machine lends, for all jobs together and for each job.
-
-    Shape:  ``images`` are patterns (``*`` matches anything) of which a job's image must match one; empty: any image.
-            ``network`` overrides the profile's: ``egress`` or ``none``. ``pids`` overrides the profile's.
-            ``max_open_files`` is the most this host's engine can give one process, None: no bound known.
-            ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges.
-    Units:  cores; bytes; seconds. The three step limits bound fetching inputs, pulling and uploading, each.
-    """
-
-    cores: float
-    memory_bytes: int
-    gpus: tuple[Gpu, ...] = ()
-    max_duration_s: float = 300.0
-    tags: frozenset[str] = frozenset()
-    profile: str = "standard"
-    images: tuple[str, ...] = ()
-    network: str = ""
-    pids: int | None = None
-    capabilities: tuple[str, ...] = ()
-    allow_setuid: bool = False
-    max_input_bytes: int = 16 * _GIB
-    max_output_bytes: int = 16 * _GIB
-    max_output_files: int = 10_000
-    max_open_files: int | None = None
-    stop_grace_s: float = 5.0
-    fetch_limit_s: float = 1800.0
-    pull_limit_s: float = 1800.0
-    upload_limit_s: float = 1800.0
-
-    @property
-    def capacity(self) -> Capacity:
-        """What the worker tells a server it has."""
-        return Capacity(
-            cores=self.cores,
-            memory_bytes=self.memory_bytes,
-            gpus=len(self.gpus),
-            max_duration_s=self.max_duration_s,
-            tags=self.tags,
-        )
-
-    @property
-    def rules(self) -> Profile:
-        return PROFILES[self.profile]
-
-
-def check_grant(grant: Grant) -> None:
-    """Refuse an owner's words that cannot be kept. Errors: BadRequest, naming the field."""
-    if grant.profile not in PROFILES:
-        raise BadRequest(f"profile is {clip(grant.profile)}; known are: {', '.join(PROFILES)}")
-    if grant.network not in ("", "egress", "none"):
-        raise BadRequest(f"network is {clip(grant.network)}; known are: egress, none")
-    if not grant.cores >= _CPU_STEP:
-        raise BadRequest(f"cores is {grant.cores}; at least {_CPU_STEP} are needed to run anything")
-    if grant.memory_bytes < _LEAST_MEMORY:
-        raise BadRequest(f"memory is {show_bytes(grant.memory_bytes)}; the engine needs {show_bytes(_LEAST_MEMORY)}")
-
-
-def default_memory_bytes(host_bytes: int) -> int:
-    """What an owner lends who did not say: all but 2 GiB, but never less than half."""
-    return max(host_bytes - 2 * _GIB, host_bytes // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,61 +40,6 @@ class Allotment:
     cores: float
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """One mount: of a host path (``source``) or of a named volume (``volume``)."""
-
-    target: str
-    source: str = ""
-    volume: str = ""
-    read_only: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFolders:
-    """Where a job's files lie on the host.
-
-    Shape:  ``config_files`` are (absolute path in the container, path on the host).
-    """
-
-    inputs: str
-    outputs: str
-    config_files: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerSpec:
-    """Everything the engine is told about one container.
-
-    Shape:  ``command`` and ``entrypoint`` None leave the image's own; ``device_ids`` are uuids or host indices as
-            text; ``env`` is ordered, the worker's own variables last.
-    Units:  cores; bytes; seconds.
-    """
-
-    image: str
-    command: tuple[str, ...] | None
-    entrypoint: tuple[str, ...] | None
-    workdir: str
-    user: str
-    env: tuple[tuple[str, str], ...]
-    labels: tuple[tuple[str, str], ...]
-    cores: float
-    memory_bytes: int
-    shm_bytes: int
-    pids: int
-    ulimits: tuple[tuple[str, int], ...]
-    drop_all: bool
-    capabilities: tuple[str, ...]
-    no_new_privileges: bool
-    read_only_root: bool
-    tmpfs: tuple[tuple[str, str], ...]
-    network: str
-    mounts: tuple[Mount, ...]
-    device_ids: tuple[str, ...]
-    stop_grace_s: float
-    runs_as_root: bool
 
 
 def read_requirements(definition: Mapping[str, Any]) -> Requirements:
@@ -339,7 +128,7 @@ def allot(requirements: Requirements, grant: Grant) -> Allotment:
                 status=422,
             )
     share = int(grant.memory_bytes * min(requirements.cores / grant.cores, 1.0))
-    return Allotment(cores=requirements.cores, memory_bytes=max(requirements.memory_bytes or share, _LEAST_MEMORY))
+    return Allotment(cores=requirements.cores, memory_bytes=max(requirements.memory_bytes or share, LEAST_MEMORY_BYTES))
 
 
 def image_of(definition: Mapping[str, Any], grant: Grant) -> str:
@@ -378,29 +167,6 @@ _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-
 _IMAGE = re.compile(
     rf"(?:{_HOST}/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?\Z"
 )
-
-
-def cache_volume(queue: str) -> str:
-    """The volume behind ``/job-cache`` for jobs of one queue; the queue's name is a secret and is not shown."""
-    return f"asman-cache-{hashlib.sha256(queue.encode()).hexdigest()[:32]}"
-
-
-def labels_of(worker_id: str, queue: str, job_id: str, attempt: int) -> dict[str, str]:
-    """How a container says whose it is.
-
-    The ``container.mtfm.io`` labels are those of older workers, so that one host can serve both kinds and tools that
-    look for a job find it. The bare marker ``container.mtfm.io=true`` is left out on purpose: an older worker kills
-    every container that carries it together with another worker's id.
-    """
-    return {
-        "asman.job": job_id,
-        "asman.worker": worker_id,
-        "asman.attempt": str(attempt),
-        "asman.queue": queue,
-        "container.mtfm.io/id": job_id,
-        "container.mtfm.io/queue": queue,
-        "container.mtfm.io/worker": worker_id,
-    }
 
 
 def container_spec(
@@ -529,85 +295,3 @@ def _mounts(folders: JobFolders, volume: str) -> tuple[Mount, ...]:
         *(Mount(target=target, source=path, read_only=True) for target, path in folders.config_files),
         *([Mount(target="/job-cache", volume=volume)] if volume else []),
     )
-
-
-def create_body(spec: ContainerSpec, *, host_cores: int = 0, selinux: bool = False) -> dict[str, Any]:
-    """Write the engine's create request.
-
-    Shape:  ``selinux`` writes binds in the form that relabels them, the only form which works there.
-    Units:  NanoCpus in 1e-9 cores; ``host_cores`` caps it, because engines refuse more than they have.
-    Source: Docker Engine API v1.41, ``POST /containers/create``.
-    """
-    body: dict[str, Any] = {
-        "Image": spec.image,
-        "Env": [f"{name}={value}" for name, value in spec.env],
-        "Labels": dict(spec.labels),
-        "Tty": False,
-        "OpenStdin": False,
-        "AttachStdin": False,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Healthcheck": {"Test": ["NONE"]},
-        "StopTimeout": math.ceil(spec.stop_grace_s),
-        "HostConfig": _host_config(spec, host_cores=host_cores, selinux=selinux),
-    }
-    if spec.command is not None:
-        body["Cmd"] = list(spec.command)
-    if spec.entrypoint is not None:
-        body["Entrypoint"] = list(spec.entrypoint)
-    if spec.workdir:
-        body["WorkingDir"] = spec.workdir
-    if spec.user:
-        body["User"] = spec.user
-    return body
-
-
-def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool) -> dict[str, Any]:
-    cores = min(spec.cores, host_cores) if host_cores else spec.cores
-    binds = [m for m in spec.mounts if m.source]
-    config: dict[str, Any] = {
-        "Privileged": False,
-        "NanoCpus": round(max(cores, _CPU_STEP) * 1e9),
-        "Memory": spec.memory_bytes,
-        "MemorySwap": spec.memory_bytes,
-        "PidsLimit": spec.pids,
-        "ShmSize": spec.shm_bytes,
-        "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in spec.ulimits],
-        "CapDrop": ["ALL"] if spec.drop_all else [],
-        "CapAdd": list(spec.capabilities),
-        "SecurityOpt": ["no-new-privileges"] if spec.no_new_privileges else [],
-        "ReadonlyRootfs": spec.read_only_root,
-        "Tmpfs": dict(spec.tmpfs),
-        "Init": True,
-        "AutoRemove": False,
-        "RestartPolicy": {"Name": "no"},
-        "LogConfig": {"Type": "local", "Config": {"max-size": "5m", "max-file": "2"}},
-        "OomScoreAdj": _OOM_SCORE,
-        "NetworkMode": spec.network,
-        "PublishAllPorts": False,
-        "PortBindings": {},
-        "IpcMode": "private",
-        "PidMode": "",
-        "UTSMode": "",
-        "CgroupnsMode": "private",
-        "Devices": [],
-        "DeviceRequests": _device_requests(spec.device_ids),
-        "Mounts": [_mount(m) for m in spec.mounts if not (selinux and m.source)],
-        "Binds": [f"{m.source}:{m.target}:{'ro,Z' if m.read_only else 'Z'}" for m in binds] if selinux else [],
-        "VolumesFrom": [],
-        "GroupAdd": [],
-        "ExtraHosts": [],
-    }
-    return config
-
-
-def _device_requests(device_ids: tuple[str, ...]) -> list[dict[str, Any]]:
-    if not device_ids:
-        return []
-    return [{"Driver": "nvidia", "DeviceIDs": list(device_ids), "Capabilities": [["gpu"]]}]
-
-
-def _mount(mount: Mount) -> dict[str, Any]:
-    if mount.source:
-        return {"Type": "bind", "Source": mount.source, "Target": mount.target, "ReadOnly": mount.read_only}
-    return {"Type": "volume", "Source": mount.volume, "Target": mount.target, "ReadOnly": mount.read_only}

@@ -24,8 +24,8 @@ from asman_worker.docker import Engine
 from asman_worker.executor import Executor
 from asman_worker.fingerprint import Identity, hold_identity
 from asman_worker.gpu import choose, detect, parse_gpus
+from asman_worker.grant import Grant, check_grant, default_memory_bytes
 from asman_worker.holdings import Holdings
-from asman_worker.limits import Grant, check_grant, default_memory_bytes
 from asman_worker.outbox import Outbox
 from asman_worker.reconcile import RunsHere, keep_clean, take_up_again
 from asman_worker.shelf import Shelf

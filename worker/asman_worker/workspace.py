@@ -32,7 +32,7 @@ from typing import IO, Any
 
 from asman.errors import BadDefinition, LimitExceeded, clip
 from asman.units import show_bytes
-from asman_worker.limits import JobFolders
+from asman_worker.container import JobFolders
 from asman_worker.transfer import Transfer
 
 __all__ = [

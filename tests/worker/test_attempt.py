@@ -1,0 +1,47 @@
+"""The record of one attempt: its key, its step, and how a failure is told."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from asman.errors import LimitExceeded
+from asman_worker.attempt import Assignment, Attempt
+from asman_worker.logs import LogPump
+from asman_worker.report import StepFailed
+
+
+def attempt() -> Attempt:
+    given = Assignment(queue="q", job_id="a" * 64, attempt=2, definition={}, server_url="http://s")
+    return Attempt(assignment=given, log=lambda step, lines: None, pump=LogPump(lambda lines: None))
+
+
+def test_an_attempt_is_known_by_queue_job_and_number() -> None:
+    assert attempt().key == ("q", "a" * 64, 2)
+
+
+async def test_a_failure_names_the_step_at_hand_and_says_what_to_do() -> None:
+    job = attempt()
+    job.at_step("inputs")
+    with pytest.raises(StepFailed) as failed:
+        async with job.failing():
+            raise LimitExceeded("too large", hint="Send less.")
+    assert str(failed.value) == "[asman] step inputs failed: too large (Send less.)"
+
+
+async def test_a_fault_of_ours_is_logged_and_one_of_the_world_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    for error, is_logged in ((KeyError("x"), True), (FileNotFoundError(2, "none"), False)):
+        caplog.clear()
+        with caplog.at_level(logging.ERROR), pytest.raises(StepFailed):
+            async with attempt().failing():
+                raise error
+        assert bool(caplog.records) is is_logged
+
+
+async def test_a_named_failure_passes_through_as_it_is() -> None:
+    first = StepFailed("image", "none")
+    with pytest.raises(StepFailed) as failed:
+        async with attempt().failing():
+            raise first
+    assert failed.value is first

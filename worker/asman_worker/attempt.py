@@ -1,0 +1,77 @@
+"""One attempt at one job, as this worker goes through its steps: what was assigned, and how far it has come.
+
+Source: contract, "Job lifecycle".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asman_worker.limits import Allotment
+from asman_worker.logs import LogPump
+from asman_worker.remains import Key
+from asman_worker.report import StepFailed, explain, first_cause, is_expected
+
+__all__ = ["Assignment", "Attempt", "LogSink"]
+
+_log = logging.getLogger(__name__)
+
+LogSink = Callable[[str, list[list[Any]]], None]
+"""Takes (step, lines); a line is ``[text, ms]``, or ``[text, ms, true]`` for stderr."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One attempt at one job. Shape: ``server_url`` is the server's origin, for blobs and for the job's own links."""
+
+    queue: str
+    job_id: str
+    attempt: int
+    definition: Mapping[str, Any]
+    server_url: str
+
+    @property
+    def key(self) -> Key:
+        return self.queue, self.job_id, self.attempt
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One job that this process works on, and how far it has come."""
+
+    assignment: Assignment
+    log: LogSink
+    pump: LogPump
+    step: str = "limits"
+    limit_s: float = 0.0
+    image: str = ""
+    allotment: Allotment | None = None
+    revoked: bool = False
+    interrupted: bool = False
+    task: asyncio.Task[dict[str, Any]] | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> Key:
+        return self.assignment.key
+
+    def at_step(self, step: str) -> None:
+        self.step = step
+
+    @contextlib.asynccontextmanager
+    async def failing(self) -> AsyncIterator[None]:
+        """Turn whatever goes wrong inside into the failure of the step at hand; a fault of ours is logged as well."""
+        try:
+            yield
+        except StepFailed:
+            raise
+        except Exception as error:
+            cause = first_cause(error)
+            if not is_expected(cause):
+                _log.exception("a step failed unexpectedly", extra={"job": self.key[1], "step": self.step})
+            raise StepFailed(self.step, explain(cause)) from error
