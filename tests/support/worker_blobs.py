@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from types import TracebackType
 
@@ -14,7 +15,8 @@ class BlobServer:
     """Use with ``async with``.
 
     Shape:  ``blobs`` is what it holds; ``asked`` are (method, path) of all requests; ``fail_next`` answers that many
-            requests with ``fail_status``; ``redirect_puts`` sends uploads elsewhere with that status, unread.
+            requests with ``fail_status``; ``redirect_puts`` sends uploads elsewhere with that status, unread;
+            ``hold`` keeps downloads (GET) or uploads (PUT) from being answered, ``held`` counts them.
     """
 
     def __init__(self) -> None:
@@ -23,6 +25,8 @@ class BlobServer:
         self.fail_next = 0
         self.fail_status = 503
         self.redirect_puts = 0
+        self.hold = ""
+        self.held = 0
         self.url = ""
         self._runner: web.AppRunner | None = None
 
@@ -34,7 +38,7 @@ class BlobServer:
         app.router.add_put("/store/{key}", self._store)
         app.router.add_get("/to", self._redirect)
         app.router.add_get("/short", self._short)
-        self._runner = web.AppRunner(app, shutdown_timeout=1)
+        self._runner = web.AppRunner(app, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -62,6 +66,9 @@ class BlobServer:
         if self.fail_next > 0:
             self.fail_next -= 1
             return web.Response(status=self.fail_status, text="not now")
+        if request.method == self.hold and not request.path.endswith("/exists"):
+            self.held += 1
+            await asyncio.Event().wait()
         answer: web.StreamResponse = await handler(request)  # type: ignore[operator]
         return answer
 

@@ -6,9 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import pytest
 from asman_worker.docker import Engine
 from asman_worker.images import Images, PullFailed, PullProgress, moves, registry_auth, registry_of
 from docker_engine import IMAGE, DockerEngine
+from registries import Registry, tiny_registry
 from worker_peers import until
 
 LIMIT_S = 60.0
@@ -86,40 +84,10 @@ def test_a_file_without_a_login_is_no_login(tmp_path: Path, content: str | None)
     assert registry_auth("ghcr.io/a:1", {"DOCKER_CONFIG": str(tmp_path)}) is None
 
 
-class Registry:
-    """The registry process, in the engine's network."""
-
-    def __init__(self, address: str, folder: Path) -> None:
-        self.address = address
-        self.folder = folder
-
-    def count(self, part: str) -> int:
-        log = self.folder / "log"
-        return sum(part in line for line in log.read_text().splitlines()) if log.exists() else 0
-
-    def hold(self) -> None:
-        (self.folder / "hold").touch()
-
-    def release(self) -> None:
-        (self.folder / "hold").unlink()
-
-
 @pytest.fixture
 def registry(docker_engine: DockerEngine, free_port: int, tmp_path: Path) -> Iterator[Registry]:
-    command = [sys.executable, str(SUPPORT / "tiny_registry.py"), str(free_port), str(tmp_path)]
-    if docker_engine.pid is not None:
-        command = docker_engine.inside(*command)
-    process = subprocess.Popen(command)
-    try:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "ready").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield Registry(f"127.0.0.1:{free_port}", tmp_path)
-    finally:
-        process.kill()
-        process.wait()
+    with tiny_registry(docker_engine, free_port, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

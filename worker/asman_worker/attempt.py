@@ -62,6 +62,7 @@ class Attempt:
 
     def at_step(self, step: str) -> None:
         self.step = step
+        _log.debug("step", extra={"step": step, "job": self.key[1], "attempt": self.key[2]})
 
     @contextlib.asynccontextmanager
     async def failing(self) -> AsyncIterator[None]:
