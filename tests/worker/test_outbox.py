@@ -63,7 +63,7 @@ def test_a_file_that_was_being_written_when_the_power_went_is_not_taken_for_a_re
     (tmp_path / "half.part").write_bytes(b"{")
     assert (tmp_path / "whole.json").read_bytes() == b"{}"
     assert len(_opened(tmp_path)) == 0
-    assert (tmp_path / "half.part").exists()
+    assert not (tmp_path / "half.part").exists()
 
 
 def test_an_attempt_is_told_to_servers_that_count_them_only() -> None:

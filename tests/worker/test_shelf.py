@@ -37,3 +37,11 @@ async def test_a_note_that_cannot_be_read_is_dropped_and_costs_the_others_nothin
     (tmp_path / "broken.json").write_text('{"queue": 1}')
     assert list(shelf.load()) == [JOB.key]
     assert not (tmp_path / "broken.json").exists()
+
+
+def test_what_a_killed_process_left_half_written_goes_at_the_next_start(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    for name in ("q-a-1.part", "q-a-1.progress.part", "q-b-1.progress"):
+        (tmp_path / name).write_bytes(b"{")
+    assert shelf.load() == {}
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ from typing import Any
 
 from asman.messages import encode
 
-__all__ = ["Key", "Outbox", "Report", "file_stem", "fit_report", "write_durably"]
+__all__ = ["Key", "Outbox", "Report", "file_stem", "fit_report", "write_durably", "drop_drafts"]
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +79,12 @@ def write_durably(file: Path, data: bytes) -> None:
     _flush_directory(file.parent)
 
 
+def drop_drafts(directory: Path) -> None:
+    """Remove what a process left half written; only the owner of the directory may call it, at its start."""
+    for draft in directory.glob("*.part"):
+        draft.unlink(missing_ok=True)
+
+
 def _flush_directory(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -97,6 +103,7 @@ class Outbox:
     def load(self) -> None:
         """Read what an earlier run left. A file that cannot be read is set aside, never deleted."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        drop_drafts(self._directory)
         for file in sorted(self._directory.glob("*.json")):
             try:
                 report = Report(**json.loads(file.read_bytes()))

@@ -16,7 +16,7 @@ from typing import Any
 
 from asman.messages import encode
 from asman_worker.log_stream import Progress
-from asman_worker.outbox import Key, file_stem, write_durably
+from asman_worker.outbox import Key, drop_drafts, file_stem, write_durably
 
 __all__ = ["Shelf", "ShelvedJob"]
 
@@ -48,6 +48,7 @@ class Shelf:
     def load(self) -> dict[Key, ShelvedJob]:
         """What an earlier run left. A file that cannot be read is dropped: its job is simply run again."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        drop_drafts(self._directory)
         found: dict[Key, ShelvedJob] = {}
         for file in self._directory.glob("*.json"):
             try:
@@ -56,6 +57,9 @@ class Shelf:
             except (OSError, ValueError, TypeError) as error:
                 _log.warning("a note about a held job cannot be read", extra={"file": file, "reason": error})
                 file.unlink(missing_ok=True)
+        known = {self._file(key, "progress") for key in found}
+        for progress in set(self._directory.glob("*.progress")) - known:
+            progress.unlink(missing_ok=True)
         return found
 
     async def put(self, job: ShelvedJob) -> None:
