@@ -18,6 +18,11 @@ from pathlib import Path
 from asman import errors, hookspecs
 from asman.config import PROFILES, SETTINGS, Limits
 from asman.state import TRANSITIONS, Row
+from asman.units import show_bytes
+from asman_worker.config import SETTINGS as WORKER_SETTINGS
+from asman_worker.config import WorkerSetting
+from asman_worker.grant import PROFILES as WORKER_PROFILES
+from asman_worker.grant import Profile
 
 __all__ = ["PAGES"]
 
@@ -181,12 +186,63 @@ def commands_page() -> str:
     return _NOTE.format(source="asman/cli") + cli_reference()
 
 
+# --- the worker -------------------------------------------------------------------------------------------------------
+
+
+def _worker_default(setting: WorkerSetting) -> str:
+    if setting.shown_default:
+        return setting.shown_default
+    return "" if setting.default in ("", (), False, None) else f"`{setting.default}`"
+
+
+def _profile_cell(name: str, profile: Profile) -> str:
+    value = getattr(profile, name)
+    if name == "capabilities" and not profile.drop_all:
+        return "the engine's own"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value >= 1 << 20:
+        return show_bytes(value)
+    if isinstance(value, tuple):
+        return ", ".join(part if isinstance(part, str) else f"{part[0]} ({part[1]})" for part in value) or "none"
+    return "the engine's own" if value is None else str(value) or "the image's"
+
+
+def worker_page() -> str:
+    """The owner's page: every option, and what each profile gives to a container."""
+    options = (
+        (
+            ", ".join(f"`{flag}`" for flag in s.flags if flag.startswith("--")) or "`QUEUE...`",
+            ", ".join(f"`{env}`" for env in s.envs),
+            s.kind,
+            _worker_default(s),
+            s.help,
+        )
+        for s in WORKER_SETTINGS
+    )
+    profiles = (
+        (f"`{field.name}`", *(_profile_cell(field.name, profile) for profile in WORKER_PROFILES.values()))
+        for field in fields(Profile)
+    )
+    return (
+        _NOTE.format(source="worker/asman_worker/config.py and grant.py")
+        + "# Options of a worker\n\nFlags win over the environment, the environment over the file of `--config`, that "
+        "over the defaults. Where several names\nare listed, the first is the present one; the others are read because "
+        "older workers used them.\n\n"
+        + _table(("flag", "environment", "kind", "default", ""), options)
+        + "\n## What a profile gives to a container\n\nThe owner chooses one with `--profile`; no member of a job "
+        "moves any of it. An amount that a job asks\nfor is given up to what is granted, and refused beyond.\n\n"
+        + _table(("", *(f"`{name}`" for name in WORKER_PROFILES)), profiles)
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "errors.md": errors_page,
     "states.md": states_page,
     "hooks.md": hooks_page,
     "cli.md": commands_page,
+    "worker.md": worker_page,
 }
 
 
