@@ -91,14 +91,23 @@ class DockerEngine:
 
     @classmethod
     @contextlib.contextmanager
-    def private(cls) -> Iterator[DockerEngine]:
-        """Start an engine, load the image, and leave nothing behind. Errors: EngineFailed, with the engine's log."""
+    def private(cls, tools: Path | None = None) -> Iterator[DockerEngine]:
+        """Start an engine, load the image, and leave nothing behind. Errors: EngineFailed, with the engine's log.
+
+        Shape:  ``tools`` is a folder whose programs the engine finds first.
+        """
         name = f"asman-tests-{secrets.token_hex(4)}"
         home = Path(tempfile.mkdtemp(prefix="asman-docker-"))
         log = home / "log"
+        path = f"{tools}:{os.environ['PATH']}" if tools else os.environ["PATH"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                _command(home, name), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                _command(home, name),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "PATH": path},
             )
         try:
             engine = cls(f"unix://{home / 'docker.sock'}", process.pid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asman.errors import ConfigError, LimitExceeded
-from asman_worker.gpu import Gpu, GpuChoice, allocate, choose, detect, parse_gpus, read_listing
+from asman_worker import gpu
+from asman_worker.gpu import (
+    Gpu,
+    GpuChoice,
+    allocate,
+    choose,
+    detect,
+    parse_gpus,
+    processes,
+    read_listing,
+    read_processes,
+)
 
 UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000000")
 LISTING = f"0, {UUIDS[0]}, NVIDIA H100 80GB HBM3, 81559\n1, {UUIDS[1]}, Odd, with comma, [N/A]\nNo devices were found\n"
@@ -85,6 +97,76 @@ def test_allocation_never_hands_out_a_held_device_and_never_too_few(count: int, 
         return
     given_out = allocate(lent, held, asked)
     assert list(given_out) == free[:asked]
+
+
+SEVERAL = tuple(Gpu(index=i, uuid=f"GPU-{i}") for i in range(6))
+
+
+@given(
+    st.permutations(SEVERAL).flatmap(lambda order: st.integers(0, 6).map(lambda n: tuple(order[:n]))),
+    st.lists(st.one_of(st.integers(0, 4), st.just("release")), max_size=40),
+    st.randoms(use_true_random=False),
+    st.sets(st.sampled_from([gpu.device_id for gpu in SEVERAL])),
+)
+def test_over_any_sequence_no_device_is_ever_held_twice_and_each_job_has_what_it_asked_for(
+    lent: tuple[Gpu, ...], steps: list[int | str], chance: random.Random, last: set[str]
+) -> None:
+    held: list[tuple[Gpu, ...]] = []
+    for step in steps:
+        if step == "release":
+            if held:
+                held.pop(chance.randrange(len(held)))
+            continue
+        asked = int(step)
+        used = [gpu.device_id for job in held for gpu in job]
+        if asked > len(lent) - len(used):
+            with pytest.raises(LimitExceeded):
+                allocate(lent, used, asked, last=last)
+            continue
+        given_out = allocate(lent, used, asked, last=last)
+        assert len(given_out) == asked
+        assert set(given_out) <= set(lent), "only what the owner lends"
+        spared = {gpu.device_id for gpu in lent} - set(used) - {gpu.device_id for gpu in given_out}
+        assert not {gpu.device_id for gpu in given_out} & last or spared <= last, "others come first"
+        held.append(given_out)
+        everything = [gpu.device_id for job in held for gpu in job]
+        assert len(everything) == len(set(everything)), "a device is held twice"
+
+
+def test_a_device_named_by_its_index_and_by_its_uuid_is_named_twice() -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        choose(parse_gpus(f"device=0,{UUIDS[0]}"), read_listing(LISTING))
+
+
+def test_a_part_of_a_card_is_believed_because_the_listing_shows_whole_cards() -> None:
+    (part,) = choose(parse_gpus("MIG-12ab-34"), read_listing(LISTING))
+    assert part.device_id == "MIG-12ab-34"
+
+
+def test_processes_are_read_by_device() -> None:
+    text = f"{UUIDS[0]}, 17\n{UUIDS[0]}, 18\n{UUIDS[1]}, [N/A]\nNo running processes found\n"
+    assert read_processes(text) == {UUIDS[0]: (17, 18), UUIDS[1]: (0,)}
+    assert read_processes("") == {}
+
+
+async def test_a_tool_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 100\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(gpu, "_PROCESSES_LIMIT_S", 0.2)
+    assert await asyncio.wait_for(processes(), 10) is None
+
+
+@pytest.mark.gpu
+async def test_a_real_driver_lists_devices_and_processes() -> None:
+    found = await detect()
+    if not found:
+        pytest.skip("this machine has no NVIDIA device")
+    assert all(device.uuid.startswith("GPU-") and device.model and device.memory_bytes > 1 << 28 for device in found)
+    running = await processes()
+    assert running is not None
+    assert set(running) <= {device.uuid for device in found}
 
 
 async def test_a_host_without_the_tool_has_no_detected_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

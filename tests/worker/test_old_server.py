@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import os
-import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from docker_engine import IMAGE, DockerEngine
 from old_server import OldServer
 from worker_peers import until
+from worker_programs import Host
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -31,61 +27,6 @@ FOREVER = "sleep 300"
 async def old() -> AsyncIterator[OldServer]:
     async with OldServer() as server:
         yield server
-
-
-class Host:
-    """Workers on one machine: where their data lies, which engine they use."""
-
-    def __init__(self, engine: DockerEngine, server: OldServer, folder: Path) -> None:
-        self._engine, self._server, self._folder = engine, server, folder
-
-    @asynccontextmanager
-    async def worker(self, name: str = "m-worker") -> AsyncIterator[asyncio.subprocess.Process]:
-        """A worker's process that has registered; killed at the end, if it has not ended by itself."""
-        before = len(self._server.said("WorkerRegistration", name))
-        where = ("--server", self._server.url, "--data-directory", str(self.data(name)), "--id", name)
-        with (self._folder / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "asman_worker", "first", *where),
-                env={**os.environ, "DOCKER_HOST": self._engine.host},
-                stderr=log,
-            )
-        try:
-            await self._server.until(lambda: len(self._server.said("WorkerRegistration", name)) > before)
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-    def data(self, name: str) -> Path:
-        return self._folder / name
-
-    def files(self, name: str = "m-worker") -> list[str]:
-        """What lies in the folders of jobs."""
-        assert list(self.data(name).glob("id-*/outbox")), "this is where the worker keeps its data"
-        return sorted(str(path) for path in self.data(name).glob("id-*/jobs/**/*") if path.is_file())
-
-    def reports(self, name: str = "m-worker") -> list[Path]:
-        """Reports that the server has not taken yet."""
-        return list(self.data(name).glob("id-*/outbox/*.json"))
-
-    def containers(self, job: str, worker: str = "") -> list[dict[str, Any]]:
-        labels = [f"asman.job={job}", *([f"asman.worker={worker}"] if worker else [])]
-        _, answer = self._engine.request(
-            "GET", f"/containers/json?all=1&filters={quote(json.dumps({'label': labels}))}"
-        )
-        return list(json.loads(answer))
-
-    def let_go(self, name: str = "m-worker") -> None:
-        """Make the file that a job waits for."""
-        (outputs,) = self.data(name).glob("id-*/jobs/**/outputs")
-        (outputs / "go").touch()
-
-    def remove_all(self) -> None:
-        _, answer = self._engine.request("GET", '/containers/json?all=1&filters={"label":["asman.worker"]}')
-        for container in json.loads(answer):
-            self._engine.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from asman_worker.gpu import allocate
 from asman_worker.grant import Grant, check_grant
 from asman_worker.limits import Allotment, allot
 from asman_worker.logs import LogPump
+from asman_worker.occupancy import Occupancy
 from asman_worker.remains import Held, Key, Remains
 from asman_worker.report import StepFailed, failure_report
 from asman_worker.runtime import follow_container, insist
@@ -80,6 +82,9 @@ class Executor:
         self._revoked: dict[Key, None] = {}
         self._room = asyncio.Condition()
         self._background: set[asyncio.Task[None]] = set()
+        self._occupancy = Occupancy()
+        self._unseen: set[Key] = set()
+        """Jobs that are being taken up again and whose devices are not known yet: none are handed out meanwhile."""
 
     # What the worker's other half calls ---------------------------------------------------------------------------
 
@@ -100,11 +105,15 @@ class Executor:
         Its log is read again from the start, without sending the first ``skip_lines`` lines a second time. The time
         limit counts from the container's own start. Otherwise as ``run``.
         """
-        container = await insist(lambda: self._remains.started(assignment.key))
-        if container is None:
-            return None
-        job = self._job(assignment, log, resumed=True, skip_lines=skip_lines)
-        return await self._supervise(job, self._take_up(job, container))
+        self._unseen.add(assignment.key)
+        try:
+            container = await insist(lambda: self._remains.started(assignment.key))
+            if container is None:
+                return None
+            job = self._job(assignment, log, resumed=True, skip_lines=skip_lines)
+            return await self._supervise(job, self._take_up(job, container))
+        finally:
+            await self._seen(assignment.key)
 
     async def stop(self, queue: str, job_id: str, attempt: int) -> None:
         """End a job wherever it is: download, pull, run or upload. TERM, the grace, KILL; then remove what it left.
@@ -196,7 +205,11 @@ class Executor:
             await job.gone.wait()
             return dict(CANCELLED)
         finally:
-            del self._jobs[job.key]
+            try:
+                if job.allotment is not None and (job.revoked or not job.interrupted):
+                    await self._occupancy.look(job.allotment.gpus, why="a job has just ended there")
+            finally:
+                del self._jobs[job.key]
             async with self._room:
                 self._room.notify_all()
 
@@ -217,7 +230,8 @@ class Executor:
             allotment = allot(self._steps.read(job), self.grant)
             named = container.labels.get("asman.gpus", "").split(",")
             gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
-            job.allotment = Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=gpus)
+            job.allotment = replace(allotment, gpus=gpus)
+            await self._seen(job.key)
             job.at_step("wait")
             async with self._steps.watched(job):
                 end = await follow_container(
@@ -245,15 +259,29 @@ class Executor:
             job.pump.close()
             self._leave(job)
 
+    async def _seen(self, key: Key) -> None:
+        """What a job that is taken up again holds is known now, or it holds nothing."""
+        if key in self._unseen:
+            async with self._room:
+                self._unseen.discard(key)
+                self._room.notify_all()
+
     async def _take_room(self, job: Attempt, allotment: Allotment, gpus: int) -> Allotment:
-        """Wait until the job fits what is free, then take it."""
+        """Wait until the job fits what is free, then take it; devices that others compute on are no room."""
         job.at_step("room")
-        async with self._room:
-            await self._room.wait_for(lambda: self._fits(allotment, gpus))
-            used = [g.device_id for other in self._jobs.values() if other.allotment for g in other.allotment.gpus]
-            devices = allocate(self.grant.gpus, used, gpus)
-            job.allotment = Allotment(cores=allotment.cores, memory_bytes=allotment.memory_bytes, gpus=devices)
-            return job.allotment
+        for tries in itertools.count(1):
+            async with self._room:
+                await self._room.wait_for(lambda: self._fits(allotment, gpus))
+                used = [g.device_id for other in self._jobs.values() if other.allotment for g in other.allotment.gpus]
+                devices = allocate(self.grant.gpus, used, gpus, last=self._occupancy.occupied)
+                job.allotment = taken = replace(allotment, gpus=devices)
+            if await self._occupancy.look(devices):
+                return taken
+            async with self._room:
+                job.allotment = None
+                self._room.notify_all()
+            await self._occupancy.pause(tries)
+        raise AssertionError("unreachable")
 
     def _fits(self, allotment: Allotment, gpus: int) -> bool:
         free = self.free()
@@ -261,6 +289,7 @@ class Executor:
             allotment.cores <= free.cores + _ROUNDING
             and allotment.memory_bytes <= free.memory_bytes
             and gpus <= free.gpus
+            and not (gpus and self._unseen)
         )
 
     def _leave(self, job: Attempt) -> None:

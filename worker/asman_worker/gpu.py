@@ -1,8 +1,9 @@
-"""Which GPUs the owner lends, and which of them are free for a job. Pure, but for one question to ``nvidia-smi``.
+"""Which GPUs the owner lends, and which of them are free for a job. Pure, but for two questions to ``nvidia-smi``.
 
 A device is named by its uuid where the driver tells one: indices change when a card is added or removed between two
 starts, uuids do not. Without the driver's tool a count or a list of indices is taken at its word, so that a host with
-another way to its devices can still be used.
+another way to its devices can still be used. The listing shows whole cards, so a part of one (``MIG-...``) is believed
+as well.
 
 Source: published worker flags, "GPU spec"; ``nvidia-smi --help-query-gpu``.
 """
@@ -11,15 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asman.errors import ConfigError, LimitExceeded, clip
 
-__all__ = ["Gpu", "GpuChoice", "allocate", "choose", "detect", "parse_gpus", "read_listing"]
+__all__ = [
+    "Gpu",
+    "GpuChoice",
+    "allocate",
+    "choose",
+    "detect",
+    "parse_gpus",
+    "processes",
+    "read_listing",
+    "read_processes",
+]
 
-_QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+_TOOL = "nvidia-smi"
+_DEVICES = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+_PROCESSES = ("--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader")
 _DETECT_LIMIT_S = 20.0
+_PROCESSES_LIMIT_S = 10.0
 _UUID = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/-]+\Z")
 
 
@@ -75,12 +89,15 @@ def choose(choice: GpuChoice, detected: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """Turn the owner's words into devices.
 
     Shape:  without any detected device a count or indices are believed, uuids too; ``all`` is then none.
-    Errors: ConfigError if more is lent than the host has.
+    Errors: ConfigError if more is lent than the host has, or one device twice (by its index and by its uuid).
     """
     if choice.everything:
         return tuple(detected)
     if choice.names:
-        return tuple(_named(name, detected) for name in choice.names)
+        named = tuple(_named(name, detected) for name in choice.names)
+        if len({gpu.device_id for gpu in named}) < len(named):
+            raise ConfigError(f"--gpus names a device twice: {clip(', '.join(choice.names))}")
+        return named
     if detected and choice.count > len(detected):
         raise ConfigError(
             f"--gpus is {choice.count}, but this host has {len(detected)}", hint="nvidia-smi -L lists them."
@@ -92,18 +109,21 @@ def _named(name: str, detected: Sequence[Gpu]) -> Gpu:
     for gpu in detected:
         if name in (gpu.uuid, str(gpu.index)):
             return gpu
-    if detected:
+    if detected and not name.startswith("MIG-"):
         raise ConfigError(f"--gpus names {clip(name)}, which this host does not have", hint="nvidia-smi -L lists them.")
     return Gpu(index=int(name)) if name.isdecimal() else Gpu(index=-1, uuid=name)
 
 
-def allocate(lent: Sequence[Gpu], used: Iterable[str], count: int) -> tuple[Gpu, ...]:
+def allocate(
+    lent: Sequence[Gpu], used: Iterable[str], count: int, *, last: Collection[str] = frozenset()
+) -> tuple[Gpu, ...]:
     """The first ``count`` devices in the owner's order that no job holds.
 
+    Shape:  devices named in ``last`` are taken only when there are no others.
     Errors: LimitExceeded if fewer are free; nothing is taken then.
     """
     held = set(used)
-    free = [gpu for gpu in lent if gpu.device_id not in held]
+    free = sorted((gpu for gpu in lent if gpu.device_id not in held), key=lambda gpu: gpu.device_id in last)
     if count > len(free):
         raise LimitExceeded(f"the job asks for {count} GPUs, {len(free)} of {len(lent)} are free", status=422)
     return tuple(free[:count])
@@ -130,19 +150,45 @@ def read_listing(text: str) -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def read_processes(text: str) -> dict[str, tuple[int, ...]]:
+    """Read which processes compute on which device, by uuid; a process whose number is not told is 0."""
+    found: dict[str, tuple[int, ...]] = {}
+    for line in text.splitlines():
+        uuid, comma, pid = (part.strip() for part in line.partition(","))
+        if comma and _UUID.match(uuid):
+            found[uuid] = (*found.get(uuid, ()), int(pid) if pid.isdecimal() else 0)
+    return found
+
+
 async def detect() -> tuple[Gpu, ...]:
     """Ask ``nvidia-smi``; a host without the tool, or with one that fails or hangs, has no detected device."""
+    return read_listing(await _ask(_DEVICES, _DETECT_LIMIT_S) or "")
+
+
+async def processes() -> Mapping[str, tuple[int, ...]] | None:
+    """Which processes compute on the devices of this host; None where the tool does not tell."""
+    text = await _ask(_PROCESSES, _PROCESSES_LIMIT_S)
+    return None if text is None else read_processes(text)
+
+
+async def _ask(query: tuple[str, ...], limit_s: float) -> str | None:
+    """The tool's answer; None if there is no tool, or it fails, or takes too long."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *_QUERY, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            *(_TOOL, *query),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
         )
     except OSError:
-        return ()
+        return None
     try:
-        async with asyncio.timeout(_DETECT_LIMIT_S):
+        async with asyncio.timeout(limit_s):
             output, _ = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
-        return ()
-    return read_listing(output.decode(errors="replace")) if process.returncode == 0 else ()
+        return None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace") if process.returncode == 0 else None

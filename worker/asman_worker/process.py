@@ -45,10 +45,13 @@ async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
     info = await engine.info()
     choice = parse_gpus(config.gpus)
     wants_gpus = choice.count or choice.everything or choice.names
+    gpus = choose(choice, await detect()) if wants_gpus else ()
+    if wants_gpus and not gpus:
+        _log.warning("no GPU was found, so none is lent; nvidia-smi must be in the worker's PATH for --gpus all")
     grant = Grant(
         cores=config.cpus,
         memory_bytes=config.memory_bytes or default_memory_bytes(info.memory_bytes),
-        gpus=choose(choice, await detect()) if wants_gpus else (),
+        gpus=gpus,
         max_duration_s=config.max_job_duration_s,
         tags=frozenset(config.tags),
         profile=config.profile,
