@@ -156,7 +156,7 @@ def _check_python() -> Check:
 
 _EXTRAS = {
     "client": ("httpx", "rich"),
-    "worker": ("aiodocker", "aiohttp"),
+    "worker": ("aiodocker", "aiohttp", "prometheus_client"),
     "webhooks": ("httpx", "standardwebhooks"),
     "metrics": ("prometheus_client",),
     "fast": ("uvicorn", "httptools"),

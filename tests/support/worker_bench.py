@@ -38,14 +38,15 @@ class Bench:
         self.executors: list[Executor] = []
         self.executor = self.another()
 
-    def another(self, grant: Grant = GRANT, worker_id: str = "") -> Executor:
-        """A further executor: another grant, another process of the same worker, or another worker."""
+    def another(self, grant: Grant = GRANT, worker_id: str = "", **parts: Any) -> Executor:
+        """A further executor: another grant or part, another process of the same worker, or another worker."""
         executor = Executor(
             grant=grant,
             worker_id=worker_id or self.worker_id,
             data_directory=self.data,
             docker=self.engine,
             session=self.session,
+            **parts,
         )
         self.executors.append(executor)
         return executor

@@ -10,6 +10,7 @@ from asman.errors import LimitExceeded
 from asman_worker.attempt import Assignment, Attempt
 from asman_worker.logs import LogPump
 from asman_worker.report import StepFailed
+from asman_worker.secrets import Secret
 
 
 def attempt() -> Attempt:
@@ -28,6 +29,27 @@ async def test_a_failure_names_the_step_at_hand_and_says_what_to_do() -> None:
         async with job.failing():
             raise LimitExceeded("too large", hint="Send less.")
     assert str(failed.value) == "[asman] step inputs failed: too large (Send less.)"
+
+
+async def test_secrets_of_the_job_are_out_of_its_failure_and_its_log() -> None:
+    job = attempt()
+    job.take_secrets({"T": Secret(name="TOKEN", value="the-value")})
+    with pytest.raises(StepFailed) as failed:
+        async with job.failing():
+            raise LimitExceeded("cannot run the-value", hint="Ask.")
+    assert str(failed.value) == "[asman] step limits failed: cannot run [secret TOKEN] (Ask.)"
+    job.pump.add("the-value")
+    job.pump.finish()
+    assert [line[0] for line in job.pump.kept.lines()] == ["[secret TOKEN]\n"]
+    assert "the-value" not in repr(job)
+
+
+async def test_each_step_that_begins_is_told() -> None:
+    job, told = attempt(), []
+    job.on_step = told.append
+    job.at_step("inputs")
+    job.at_step("image")
+    assert (told, job.step) == (["inputs", "image"], "image")
 
 
 async def test_a_fault_of_ours_is_logged_and_one_of_the_world_is_not(caplog: pytest.LogCaptureFixture) -> None:

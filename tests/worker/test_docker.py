@@ -113,6 +113,16 @@ async def test_a_container_from_create_to_removal(engine: Engine) -> None:
 
 
 @pytest.mark.docker
+async def test_the_variables_of_a_container_can_be_read_back(engine: Engine) -> None:
+    container = await engine.create(sh("true", Env=["A=1", "B=x=y\nz", "C="]))
+    try:
+        env = await engine.environment(container)
+    finally:
+        await engine.remove(container)
+    assert (env["A"], env["B"], env["C"]) == ("1", "x=y\nz", "")
+
+
+@pytest.mark.docker
 async def test_labels_are_matched_by_value_and_all_of_them(engine: Engine) -> None:
     container = await engine.create(sh("true", Labels={"test.l": "a=b,c", "test.m": "2"}))
     try:

@@ -18,6 +18,8 @@ from asman_worker.container import cache_volume
 from asman_worker.executor import CANCELLED, Assignment, Executor
 from asman_worker.gpu import Gpu
 from asman_worker.grant import NETWORK
+from asman_worker.secrets import SecretStore
+from asman_worker.telemetry import Telemetry
 from docker_engine import IMAGE, DockerEngine
 from worker_bench import GRANT, QUEUE, Bench, text_of
 from worker_peers import until
@@ -397,6 +399,84 @@ async def test_a_job_that_ended_while_nobody_looked_is_reported(bench: Bench) ->
     assert report is not None
     assert (report["outcome"], report["result"]["StatusCode"]) == ("failed", 5)
     assert text_of(report, stderr=True) == "two\n[asman] exit code 5\n"
+
+
+# Secrets and counting --------------------------------------------------------------------------------------------
+
+
+def _secrets(folder: Path, text: str = '[TOKEN]\nvalue = "tok-42-42"\n[OTHER]\nvalue = "other-value"\n') -> SecretStore:
+    file = folder.parent / f"{folder.name}.secrets"
+    file.write_text(text)
+    file.chmod(0o600)
+    return SecretStore(file)
+
+
+async def test_a_job_gets_a_secret_by_name_and_nobody_else_sees_it(bench: Bench) -> None:
+    executor = bench.another(secrets=_secrets(bench.data))
+    script = "echo have $T; printf %s $T | base64; printf tok-; sleep 1.5; echo 42-42; echo $T >&2; "
+    script += "echo ${#T} > /outputs/n; exit 4"
+    report = await bench.run(["sh", "-c", script], executor, env={"T": "secret:TOKEN", "P": "plain"})
+    assert report["outcome"] == "failed"
+    assert base64.b64decode(report["result"]["outputs"]["n"]["value"]) == b"9\n"
+    assert text_of(report) == "have [secret TOKEN]\n[secret TOKEN]\n[secret TOKEN]\n"
+    assert text_of(report, stderr=True) == "[secret TOKEN]\n[asman] exit code 4\n"
+    assert "".join(line[0] for line in report["result"]["logs"]) == bench.live()
+    for shown in (json.dumps(report), bench.live(), repr(executor.__dict__)):
+        assert "tok-42-42" not in shown
+        assert base64.b64encode(b"tok-42-42").decode() not in shown
+
+
+async def test_a_secret_in_the_command_is_kept_out_of_what_is_said_about_it(bench: Bench) -> None:
+    executor = bench.another(secrets=_secrets(bench.data))
+    report = await bench.run("/nowhere/$T", executor, env={"T": "secret:TOKEN"})
+    assert report["outcome"] != "succeeded"
+    assert "/nowhere/[secret TOKEN]" in text_of(report, stderr=True)
+    assert "tok-42-42" not in json.dumps(report)
+
+
+async def test_a_secret_that_is_not_given_ends_the_job_before_any_work_is_done(bench: Bench) -> None:
+    executor = bench.another(secrets=_secrets(bench.data))
+    asked = {"T": "secret:NOBODYS"}
+    report = await bench.run("true", executor, image="nowhere.example.org/none:1", env=asked)
+    assert (report["reason"], report["outcome"]) == ("Error", "error")
+    assert "step limits failed" in report["result"]["error"]
+    assert 'the secret "NOBODYS"' in report["result"]["error"]
+    assert "TOKEN" not in json.dumps(report)
+    assert bench.live("docker image pull") == ""
+
+
+async def test_a_job_that_is_taken_up_again_is_redacted_by_what_its_container_was_given(bench: Bench) -> None:
+    store = _secrets(bench.data)
+    script = ["sh", "-c", "echo up $T; sleep 2; echo $T"]
+    assignment = bench.assignment({"command": script, "env": {"T": "secret:TOKEN"}})
+    running = asyncio.create_task(bench.another(secrets=store).run(assignment, bench.log))
+    await until(lambda: "up" in bench.live())
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    again = bench.another(secrets=_secrets(bench.data, '[TOKEN]\nvalue = "a-new-value"\n'))
+    bench.lines.clear()
+    async with asyncio.timeout(30):
+        report = await again.resume(assignment, bench.log, skip_lines=1)
+    assert report is not None
+    assert text_of(report) == "up [secret TOKEN]\n[secret TOKEN]\n"
+    assert bench.live() == "[secret TOKEN]\n"
+
+
+async def test_steps_and_bytes_of_a_job_are_counted(bench: Bench) -> None:
+    telemetry = Telemetry()
+    key = bench.blobs.add(b"x" * 1000)
+    inputs = {"in": {"type": "url", "value": f"{bench.blobs.url}/f/{key}"}}
+    script = "sh -c 'head -c 100000 /dev/zero > /outputs/out'"
+    report = await bench.run(script, bench.another(telemetry=telemetry), inputs=inputs)
+    assert report["outcome"] == "succeeded"
+    lines = telemetry.text().decode().splitlines()
+    shown = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    for step in ("limits", "room", "inputs", "image", "create", "start", "wait", "outputs", "report"):
+        assert float(shown[f'asman_worker_step_seconds_count{{step="{step}"}}']) >= 1, step
+        assert float(shown[f'asman_worker_jobs{{phase="{step}"}}']) == 0, step
+    assert float(shown['asman_worker_transfer_bytes_total{direction="download"}']) == 1000
+    assert float(shown['asman_worker_transfer_bytes_total{direction="upload"}']) == 100_000
 
 
 async def test_there_is_nothing_to_take_up_where_nothing_was_started(bench: Bench) -> None:

@@ -118,6 +118,17 @@ async def test_a_missing_image_is_pulled_and_told_line_by_line(engine: Engine, r
 
 
 @pytest.mark.docker
+async def test_the_time_of_a_pull_is_told_once_whoever_waits(engine: Engine, registry: Registry) -> None:
+    took: list[float] = []
+    images = Images(engine, on_pulled=took.append)
+    name = f"{registry.address}/timed:1"
+    await asyncio.gather(*(images.ensure(name, lambda text: None, limit_s=LIMIT_S) for _ in range(3)))
+    await images.ensure(name, lambda text: None, limit_s=LIMIT_S)
+    assert len(took) == 1
+    assert took[0] > 0
+
+
+@pytest.mark.docker
 async def test_jobs_that_wait_for_one_image_share_one_pull(engine: Engine, registry: Registry) -> None:
     images, name = Images(engine), f"{registry.address}/shared:1"
     await images.ensure(f"{registry.address}/alone:1", lambda _: None, limit_s=LIMIT_S)

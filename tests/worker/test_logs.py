@@ -19,6 +19,7 @@ from asman_worker.logs import (
     merge_lines,
     take_timestamp,
 )
+from asman_worker.redact import Redactor
 from worker_peers import until
 
 TEXTS = st.text(st.sampled_from("aé世😀\n\r "), max_size=80)
@@ -213,6 +214,72 @@ async def test_a_flood_is_thinned_out_live_and_says_so() -> None:
     assert 4 << 20 <= live < 6 << 20
     assert any("are not shown here" in entry[0] for entry in sent)
     assert pump.kept.dropped_bytes == (9 << 20) - (8 << 20)
+
+
+SECRETS = [("TOKEN", "tok-42-42"), ("KEY", "one\ntwo\nthree")]
+_PARTS = st.sampled_from(["tok-42-42", "one\ntwo\nthree", "tok-", "42", "one\n", "two", "\n", "\r", "x", "é"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.lists(_PARTS, max_size=4).map("".join)), max_size=8),
+    st.lists(st.integers(0), max_size=8),
+    st.integers(0, 12),
+)
+async def test_secrets_are_out_of_live_and_kept_lines_however_the_stream_arrives(
+    frames: list[tuple[int, str]], places: list[int], seen: int
+) -> None:
+    stream = b"".join(frame(number, text.encode()) for number, text in frames)
+    expected = {
+        number: Redactor(SECRETS).text("".join(text for other, text in frames if other == number))
+        for number in (STDOUT, STDERR)
+    }
+    first, kept = _pumped(cut(stream, places), 0)
+    assert kept == first
+    for number, is_error in ((STDOUT, False), (STDERR, True)):
+        assert "".join(line[0] for line in kept if (len(line) == 3) is is_error) == expected[number]
+    again, _ = _pumped([stream], seen)
+    whole, _ = _pumped([stream], 0)
+    assert again == whole[seen:], "a second reading leaves out exactly what was sent before"
+
+
+def _pumped(pieces: list[bytes], skip: int) -> tuple[list[Any], list[Any]]:
+    sent: list[Any] = []
+    pump = LogPump(sent.extend, skip_lines=skip, now_ms=lambda: 7)
+    pump.redact(Redactor(SECRETS))
+    for piece in pieces:
+        pump.feed(piece)
+    pump.finish()
+    return sent, pump.kept.lines()
+
+
+async def test_a_secret_that_an_unfinished_line_cuts_in_two_is_taken_out_and_the_places_stay() -> None:
+    sent: list[Any] = []
+    breaks: list[tuple[int, int]] = []
+    pump = LogPump(sent.extend, on_break=lambda stream, offset: breaks.append((stream, offset)))
+    pump.redact(Redactor(SECRETS))
+    pump.feed(frame(STDOUT, b"is tok-42"))
+    await until(lambda: bool(breaks))
+    pump.feed(frame(STDOUT, b"-42, is it?\n"))
+    pump.finish()
+    assert breaks == [(STDOUT, 9)]
+    shown = [line[0] for line in sent]
+    assert shown == ["is [secret TOKEN]", ", is it?\n"]
+    again: list[Any] = []
+    second = LogPump(again.extend, breaks={STDOUT: [9]}, skip_lines=1)
+    second.redact(Redactor(SECRETS))
+    second.feed(frame(STDOUT, b"is tok-42-42, is it?\n"))
+    second.finish()
+    assert [line[0] for line in again] == shown[1:]
+
+
+async def test_lines_of_the_worker_s_own_are_redacted_by_themselves() -> None:
+    sent: list[Any] = []
+    pump = LogPump(sent.extend)
+    pump.redact(Redactor(SECRETS))
+    pump.feed(frame(STDERR, b"tok-"))
+    pump.add("[asman] cannot run tok-42-42")
+    pump.finish()
+    assert [line[0] for line in sent] == ["[asman] cannot run [secret TOKEN]\n", "tok-"]
 
 
 async def test_a_pump_that_is_given_up_sends_nothing_more() -> None:

@@ -156,6 +156,17 @@ def test_addresses_are_told_apart(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
+async def test_what_was_moved_is_told_once_it_is_whole(session: aiohttp.ClientSession, blobs: BlobServer) -> None:
+    moved: list[tuple[str, int]] = []
+    counted = Transfer(session, blobs.url, private_addresses=False, on_moved=lambda *what: moved.append(what))
+    await counted.download(counted.blob_url(blobs.add(b"12345")), io.BytesIO(), limit_bytes=LIMIT)
+    with pytest.raises(LimitExceeded):
+        await counted.download(counted.blob_url(blobs.add(b"123456")), io.BytesIO(), limit_bytes=5)
+    for _ in range(2):
+        await counted.upload(hashlib.sha256(b"abc").hexdigest(), lambda: io.BytesIO(b"abc"), 3)
+    assert moved == [("download", 5), ("upload", 3)], "what the server has already is not sent"
+
+
 async def test_an_upload_is_stored_once(transfer: Transfer, blobs: BlobServer) -> None:
     content = b"abc" * 1_000_000
     key = hashlib.sha256(content).hexdigest()

@@ -14,8 +14,10 @@ from typing import Any
 
 from asman_worker.limits import Allotment
 from asman_worker.logs import LogPump
+from asman_worker.redact import Redactor
 from asman_worker.remains import Key
 from asman_worker.report import StepFailed, explain, first_cause, is_expected
+from asman_worker.secrets import Secret
 
 __all__ = ["Assignment", "Attempt", "LogSink"]
 
@@ -42,7 +44,10 @@ class Assignment:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One job that this process works on, and how far it has come."""
+    """One job that this process works on, and how far it has come.
+
+    Shape:  ``secrets`` are by the variable that holds them; ``on_step`` is told each step that begins.
+    """
 
     assignment: Assignment
     log: LogSink
@@ -51,6 +56,9 @@ class Attempt:
     limit_s: float = 0.0
     image: str = ""
     allotment: Allotment | None = None
+    secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
+    redactor: Redactor = field(default_factory=lambda: Redactor(()), repr=False)
+    on_step: Callable[[str], None] = lambda step: None
     revoked: bool = False
     interrupted: bool = False
     task: asyncio.Task[dict[str, Any]] | None = None
@@ -63,6 +71,13 @@ class Attempt:
     def at_step(self, step: str) -> None:
         self.step = step
         _log.debug("step", extra={"step": step, "job": self.key[1], "attempt": self.key[2]})
+        self.on_step(step)
+
+    def take_secrets(self, secrets: Mapping[str, Secret]) -> None:
+        """What the job gets, and what is therefore kept out of its log and its report."""
+        self.secrets = secrets
+        self.redactor = Redactor([(secret.name, secret.value) for secret in secrets.values()])
+        self.pump.redact(self.redactor)
 
     @contextlib.asynccontextmanager
     async def failing(self) -> AsyncIterator[None]:
@@ -75,4 +90,4 @@ class Attempt:
             cause = first_cause(error)
             if not is_expected(cause):
                 _log.exception("a step failed unexpectedly", extra={"job": self.key[1], "step": self.step})
-            raise StepFailed(self.step, explain(cause)) from error
+            raise StepFailed(self.step, self.redactor.text(explain(cause))) from error

@@ -272,6 +272,13 @@ class Engine:
             error=str(raw.get("Error") or ""),
         )
 
+    async def environment(self, container: str) -> dict[str, str]:
+        """The variables that a container was created with. Errors: EngineError if there is no such container."""
+        with self._errors():
+            raw = await self._quick.containers.container(container).show()
+        pairs = (text.partition("=") for text in raw["Config"].get("Env") or ())
+        return {name: value for name, _, value in pairs}
+
     async def stop(self, container: str, grace_s: float) -> None:
         """TERM (or the image's own stop signal), the grace, then KILL. Already stopped or gone is fine."""
         with self._errors(), _unless(304, 404):

@@ -38,7 +38,9 @@ from asman_worker.occupancy import Occupancy
 from asman_worker.remains import Held, Key, Remains
 from asman_worker.report import StepFailed, failure_report
 from asman_worker.runtime import follow_container, insist
+from asman_worker.secrets import SecretStore
 from asman_worker.steps import PULL_STEP, RUN_STEP, Steps
+from asman_worker.telemetry import Telemetry
 
 __all__ = ["CANCELLED", "PULL_STEP", "RUN_STEP", "Assignment", "Executor", "FreeCapacity", "Held", "LogSink"]
 
@@ -70,14 +72,31 @@ class Executor:
     """
 
     def __init__(
-        self, *, grant: Grant, worker_id: str, data_directory: Path, docker: Engine, session: aiohttp.ClientSession
+        self,
+        *,
+        grant: Grant,
+        worker_id: str,
+        data_directory: Path,
+        docker: Engine,
+        session: aiohttp.ClientSession,
+        secrets: SecretStore | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         check_grant(grant)
         self.grant = grant
         self.worker_id = worker_id
         self._engine = docker
         self._remains = Remains(docker, worker_id, data_directory)
-        self._steps = Steps(grant=grant, worker_id=worker_id, engine=docker, remains=self._remains, session=session)
+        self._telemetry = telemetry or Telemetry()
+        self._steps = Steps(
+            grant=grant,
+            worker_id=worker_id,
+            engine=docker,
+            remains=self._remains,
+            session=session,
+            secrets=secrets,
+            telemetry=self._telemetry,
+        )
         self._jobs: dict[Key, Attempt] = {}
         self._revoked: dict[Key, None] = {}
         self._room = asyncio.Condition()
@@ -183,7 +202,8 @@ class Executor:
             breaks=_read_breaks(breaks) if resumed else None,
             on_break=remember,
         )
-        return Attempt(assignment=assignment, log=log, pump=pump)
+        key, telemetry = assignment.key, self._telemetry
+        return Attempt(assignment=assignment, log=log, pump=pump, on_step=lambda step: telemetry.job_at(key, step))
 
     async def _supervise(self, job: Attempt, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         """Own the task of one job: answer with its report, or with ``CANCELLED`` once all is gone."""
@@ -193,6 +213,7 @@ class Executor:
                 return dict(CANCELLED)
             raise RuntimeError(f"attempt {job.key[2]} of job {job.key[1]} is under way already")
         self._jobs[job.key] = job
+        job.at_step("limits")
         job.task = asyncio.create_task(work, name=f"job {job.key[1][:12]}")
         try:
             try:
@@ -210,6 +231,7 @@ class Executor:
                     await self._occupancy.look(job.allotment.gpus, why="a job has just ended there")
             finally:
                 del self._jobs[job.key]
+                self._telemetry.job_gone(job.key)
             async with self._room:
                 self._room.notify_all()
 
@@ -217,6 +239,7 @@ class Executor:
         """The steps of a fresh job."""
         async with self._reported(job) as reported:
             requirements = self._steps.read(job)
+            self._steps.give_secrets(job)
             allotment = allot(requirements, self.grant)
             await insist(lambda: self._remains.remove_containers(job.key))
             allotment = await self._take_room(job, allotment, requirements.gpus)
@@ -233,6 +256,7 @@ class Executor:
             job.allotment = replace(allotment, gpus=gpus)
             await self._seen(job.key)
             job.at_step("wait")
+            await self._steps.recall_secrets(job, container.id)
             async with self._steps.watched(job):
                 end = await follow_container(
                     self._engine, container.id, job.pump, limit_s=job.limit_s, grace_s=self.grant.stop_grace_s

@@ -106,7 +106,7 @@ PROFILES: Mapping[str, Profile] = {
 class Grant:
     """What the owner of this machine lends, for all jobs together and for each job.
 
-    Shape:  ``images`` are patterns (``*`` matches anything) of which a job's image must match one; empty: any image.
+    Shape:  ``images`` are patterns (``image_name``) of which a job's image must match one; empty: any image.
             ``network`` overrides the profile's: ``egress`` or ``none``. ``pids`` overrides the profile's.
             ``max_open_files`` is the most this host's engine can give one process, None: no bound known.
             ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges.

@@ -95,10 +95,11 @@ class _Pull:
 
 
 class Images:
-    """The images of one engine."""
+    """The images of one engine. Shape: ``on_pulled`` is told the seconds that a pull took, done or not."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, on_pulled: Callable[[float], None] = lambda seconds: None) -> None:
         self._engine = engine
+        self._on_pulled = on_pulled
         self._pulls: dict[str, _Pull] = {}
         self._fresh_until: dict[str, float] = {}
 
@@ -148,7 +149,7 @@ class Images:
                     await pull.task
 
     async def _pull(self, image: str, pull: _Pull, limit_s: float) -> None:
-        progress = PullProgress()
+        progress, begun = PullProgress(), asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(limit_s):
                 auth = await asyncio.to_thread(registry_auth, image)
@@ -160,6 +161,7 @@ class Images:
         except EngineError as error:
             raise PullFailed(f"the image {clip(image)} could not be pulled: {error.message}") from error
         finally:
+            self._on_pulled(asyncio.get_running_loop().time() - begun)
             if self._pulls.get(image) is pull:
                 del self._pulls[image]
         self._fresh_until[image] = asyncio.get_running_loop().time() + _FRESH_S

@@ -11,7 +11,6 @@ Source: contract, "Limits", "Container creation" and "Container hardening".
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from asman_worker.command import container_argv
 from asman_worker.container import ContainerSpec, JobFolders, Mount, cache_volume
 from asman_worker.gpu import Gpu
 from asman_worker.grant import LEAST_MEMORY_BYTES, NETWORK, Grant, Profile
+from asman_worker.image_name import matches_any
 
 __all__ = ["Allotment", "allot", "container_spec", "image_of", "read_requirements", "time_limit_s"]
 
@@ -152,7 +152,7 @@ def image_of(definition: Mapping[str, Any], grant: Grant) -> str:
         )
     if "@" not in name and ":" not in name.rpartition("/")[2]:
         name += ":latest"
-    if grant.images and not any(fnmatch.fnmatchcase(name, pattern) for pattern in grant.images):
+    if grant.images and not matches_any(grant.images, name):
         raise LimitExceeded(
             f"definition.image asks for {clip(name)}, this worker grants {', '.join(grant.images)}",
             hint="Use an allowed image, or send the job to another queue.",

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from asman_worker.docker import read_moment
+from asman_worker.redact import RedactedStream, Redactor
 
 __all__ = [
     "HEAD_BYTES",
@@ -246,6 +247,10 @@ class LogPump:
     Once the kept log's first part is full the sink gets at most 32 KiB per batch, the rest of that batch being
     replaced by a line that says so: a live view of a flood is no use to anybody, and must not become one itself.
 
+    Secrets are taken out (``redact``) after the cut into lines, so that places in the stream stay what they are. A
+    piece that may hold the beginning of a secret waits for the next; which pieces come out, and how many, still
+    depends on the stream's bytes only.
+
     Shape:  ``breaks`` are the remembered places per stream, ``on_break`` is told a new one (stream, offset);
             ``skip_lines`` lines are kept but not sent, because they have been sent before;
             ``skip_bytes`` per stream are left out altogether, because this pump has seen them already.
@@ -273,7 +278,14 @@ class LogPump:
         self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._partial_since: float | None = None
+        self._redactor = Redactor(())
+        self._redacted: dict[int, RedactedStream] = {}
         self.kept = KeptLog()
+
+    def redact(self, redactor: Redactor) -> None:
+        """Take these secrets out of everything that comes from now on; call it before the first byte."""
+        self._redactor = redactor
+        self._redacted = {stream: redactor.stream() for stream in (STDOUT, STDERR)}
 
     def feed(self, chunk: bytes, *, stored: bool = False) -> None:
         """Take one raw piece of the stream. ``stored`` frames carry their time in front."""
@@ -299,13 +311,17 @@ class LogPump:
 
     def add(self, text: str) -> None:
         """A line of the worker's own, flagged as stderr."""
-        self._take(STDERR, [text if text.endswith("\n") else f"{text}\n"], self._now_ms())
+        whole = self._redactor.text(text if text.endswith("\n") else f"{text}\n")
+        self._emit(STDERR, whole, self._now_ms())
         self._schedule()
 
     def finish(self) -> None:
         """The stream has ended: give out what waits, and send it."""
         for stream, splitter in self._splitters.items():
             self._take(stream, splitter.close(), self._now_ms())
+        for stream, redacted in self._redacted.items():
+            for text, moment in redacted.close():
+                self._emit(stream, text, moment)
         self.flush()
 
     def flush(self) -> None:
@@ -328,19 +344,25 @@ class LogPump:
         return data[skip:] if skip else data
 
     def _take(self, stream: int, texts: Iterable[str], moment: int) -> None:
+        redacted = self._redacted.get(stream)
         for text in texts:
-            line: Line = [text, moment, True] if stream == STDERR else [text, moment]
-            crowded = self.kept.is_full
-            self.kept.add(line)
-            if self._skip_lines > 0:
-                self._skip_lines -= 1
-            elif crowded and self._batch_bytes >= _LIVE_BYTES_PER_FLUSH:
-                self._unsent_bytes += len(text.encode("utf-8", "replace"))
-            else:
-                self._batch.append(line)
-                self._batch_bytes += len(text)
+            for shown, at in redacted.feed(text, moment) if redacted is not None else ((text, moment),):
+                self._emit(stream, shown, at)
         if self._batch_bytes >= _FLUSH_BYTES and not self.kept.is_full:
             self.flush()
+
+    def _emit(self, stream: int, text: str, moment: int) -> None:
+        """Keep a line, and have it sent unless it has been, or there is too much."""
+        line: Line = [text, moment, True] if stream == STDERR else [text, moment]
+        crowded = self.kept.is_full
+        self.kept.add(line)
+        if self._skip_lines > 0:
+            self._skip_lines -= 1
+        elif crowded and self._batch_bytes >= _LIVE_BYTES_PER_FLUSH:
+            self._unsent_bytes += len(text.encode("utf-8", "replace"))
+        else:
+            self._batch.append(line)
+            self._batch_bytes += len(text)
 
     def _schedule(self) -> None:
         waits = any(splitter.has_pending for splitter in self._splitters.values())

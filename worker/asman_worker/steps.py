@@ -29,6 +29,8 @@ from asman_worker.limits import Allotment, container_spec, image_of, read_requir
 from asman_worker.remains import Remains
 from asman_worker.report import StepFailed, notes, run_report
 from asman_worker.runtime import Exit, insist, run_container
+from asman_worker.secrets import Secret, SecretStore, secrets_asked_for, with_values
+from asman_worker.telemetry import Telemetry
 from asman_worker.transfer import Transfer
 from asman_worker.workspace import collect_outputs, materialise, output_scan
 
@@ -49,14 +51,24 @@ class Steps:
     """What the steps of all jobs of one worker share: its engine, its grant, its images."""
 
     def __init__(
-        self, *, grant: Grant, worker_id: str, engine: Engine, remains: Remains, session: aiohttp.ClientSession
+        self,
+        *,
+        grant: Grant,
+        worker_id: str,
+        engine: Engine,
+        remains: Remains,
+        session: aiohttp.ClientSession,
+        secrets: SecretStore | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.grant = grant
         self.worker_id = worker_id
         self._engine = engine
         self._remains = remains
         self._session = session
-        self._images = Images(engine)
+        self._secrets = secrets or SecretStore(None)
+        self._telemetry = telemetry or Telemetry()
+        self._images = Images(engine, on_pulled=self._telemetry.pulled)
         self._start_gate: asyncio.Semaphore | None = None
         self._sets_nofile = True
         self._open_volumes: set[str] = set()
@@ -68,6 +80,18 @@ class Steps:
         job.limit_s = time_limit_s(definition, requirements, self.grant)
         job.image = image_of(definition, self.grant)
         return requirements
+
+    def give_secrets(self, job: Attempt) -> None:
+        """What the job asks for by name, before any work is done for it. Errors: SecretRefused."""
+        job.take_secrets(self._secrets.for_job(job.assignment.definition, queue=job.key[0], image=job.image))
+
+    async def recall_secrets(self, job: Attempt, container: str) -> None:
+        """What a container that exists was given: its own word counts, the file may have changed since."""
+        asked = secrets_asked_for(job.assignment.definition)
+        if not asked:
+            return
+        env = await insist(lambda: self._engine.environment(container))
+        job.take_secrets({v: Secret(name=name, value=env[v]) for v, name in asked.items() if env.get(v)})
 
     async def fetch_inputs(self, job: Attempt) -> JobFolders:
         job.at_step("inputs")
@@ -87,7 +111,7 @@ class Steps:
         job.at_step("create")
         queue, job_id, attempt = job.key
         spec = container_spec(
-            job.assignment.definition,
+            with_values(job.assignment.definition, job.secrets),
             allotment,
             self.grant,
             image=job.image,
@@ -204,7 +228,9 @@ class Steps:
 
     def _transfer(self, job: Attempt) -> Transfer:
         private = self.grant.rules.private_addresses
-        return Transfer(self._session, job.assignment.server_url, private_addresses=private)
+        return Transfer(
+            self._session, job.assignment.server_url, private_addresses=private, on_moved=self._telemetry.moved
+        )
 
     def _gate(self, info: EngineInfo) -> asyncio.Semaphore:
         """Starts saturate the engine at about twice its cores; more at once only makes all of them slower."""

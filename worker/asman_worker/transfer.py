@@ -79,13 +79,22 @@ def _public_socket(info: Any) -> socket.socket:
 class Transfer:
     """Up- and downloads of one job.
 
-    Shape:  ``server_url`` has no slash at its end; ``private_addresses`` lets downloads reach this network.
+    Shape:  ``server_url`` has no slash at its end; ``private_addresses`` lets downloads reach this network;
+            ``on_moved`` is told ``download`` or ``upload`` and the size of each file that was moved.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, server_url: str, *, private_addresses: bool) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        server_url: str,
+        *,
+        private_addresses: bool,
+        on_moved: Callable[[str, int], None] = lambda direction, size: None,
+    ) -> None:
         self._session = session
         self._server = URL(server_url)
         self._private_addresses = private_addresses
+        self._on_moved = on_moved
 
     def blob_url(self, key: str) -> str:
         return f"{str(self._server).rstrip('/')}/f/{quote(key, safe='')}"
@@ -105,7 +114,9 @@ class Transfer:
             async with self._download_session(address) as session:
                 return await _fetch(session, address, target, limit_bytes, expected)
 
-        return await _persist(once, f"download of {_shown(address)}")
+        size = await _persist(once, f"download of {_shown(address)}")
+        self._on_moved("download", size)
+        return size
 
     def _download_session(self, url: URL) -> _Borrowed | aiohttp.ClientSession:
         if self._private_addresses or url.origin() == self._server.origin():
@@ -122,6 +133,7 @@ class Transfer:
         if not await _persist(lambda: self._exists(url), f"question for {_shown(url)}"):
             tries = iter(range(_TRIES))
             await _persist(lambda: self._put(url, open_file, size, next(tries)), f"upload to {_shown(url)}")
+            self._on_moved("upload", size)
 
     async def _exists(self, url: URL) -> bool:
         async with self._session.get(url / "exists", timeout=_TIMEOUT) as answer:
