@@ -109,7 +109,8 @@ class Agent:
 
     @property
     def is_draining(self) -> bool:
-        return self._draining
+        """Takes no jobs: for good, or as long as there is a reason."""
+        return self._draining or not self.holdings.intake.is_open
 
     def has_something_to_send(self) -> None:
         self._wake.set()
@@ -259,7 +260,7 @@ class Agent:
         for job_id in payload.get("lost") or ():
             held = self.holdings.of(self.queue).get(job_id)
             if held is not None:
-                self.holdings.stop(held, "the server has given the job to somebody else")
+                self.holdings.stop(held, "the server has given the job to somebody else", lease_lost=True)
         if not session.registered.is_set():
             _log.info("registered", extra={"queue": self.queue, "adopted": len(payload.get("adopted") or ())})
         session.offered = None
@@ -301,7 +302,7 @@ class Agent:
         if older is not None:
             self.holdings.stop(older, "the job was assigned anew")
         need = self.holdings.need_of(given.definition)
-        if self.holdings.ledger.has_room(need) and not self._draining:
+        if self.holdings.ledger.has_room(need) and not self.is_draining:
             self.holdings.start(given, protocol=2, need=need)
         else:
             self.holdings.spawn(self._start_soon_or_hand_back(given, need))
@@ -309,7 +310,7 @@ class Agent:
     async def _start_soon_or_hand_back(self, given: Assignment, need: Need) -> None:
         """Two queues were offered the same room, or the room is still being cleared."""
         deadline = _now() + _ROOM_SOON_S
-        while self.holdings.is_stopping_some and not self._draining:
+        while self.holdings.is_stopping_some and not self.is_draining:
             if self.holdings.ledger.has_room(need):
                 break
             self.holdings.changed.clear()
@@ -318,7 +319,7 @@ class Agent:
                     await self.holdings.changed.wait()
             except TimeoutError:
                 break
-        if self.holdings.ledger.has_room(need) and not self._draining:
+        if self.holdings.ledger.has_room(need) and not self.is_draining:
             self.holdings.start(given, protocol=2, need=need)
             return
         _log.info("job handed back: no room", extra={"job": given.job_id, "queue": self.queue})
@@ -392,7 +393,7 @@ class Agent:
         for job_id in payload.get("lost") or ():
             held = self.holdings.of(self.queue).get(job_id)
             if held is not None and asked.get(job_id) == held.assignment.attempt:
-                self.holdings.stop(held, "the lease is lost")
+                self.holdings.stop(held, "the lease is lost", lease_lost=True)
 
     async def _fence(self) -> None:
         """Under ``--on-lease-lost kill``: end jobs when their lease is over by our own clock.
@@ -404,7 +405,7 @@ class Agent:
             now = _now()
             for held in self.holdings.of(self.queue).values():
                 if held.protocol >= 2 and now > max(self._lease_from, held.taken_at) + self._lease_s:
-                    self.holdings.stop(held, "the lease is over and the server is out of reach")
+                    self.holdings.stop(held, "the lease is over and the server is out of reach", lease_lost=True)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -474,7 +475,7 @@ class Agent:
     def offer(self) -> Free:
         """What this queue may have now; no jobs while draining or while another queue has its turn alone."""
         free = self.holdings.ledger.free
-        welcome = not self._draining and self.holdings.turns.may_offer(self.queue)
+        welcome = not self.is_draining and self.holdings.turns.may_offer(self.queue)
         return free if welcome else Free(cores=free.cores, memory_bytes=free.memory_bytes, gpus=free.gpus, jobs=0)
 
     def _status(self) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from typing import Any
 import click
 
 from asman import __version__
-from asman.errors import AsmanError
+from asman.errors import AsmanError, ConfigError
 from asman_worker.config import SETTINGS, WorkerConfig, WorkerSetting, load_worker_config
+from asman_worker.intake import BY_OWNER, Intake
+from asman_worker.log_format import log_to
+from asman_worker.secrets import SecretStore
 
 __all__ = ["main", "worker"]
-
-_NOT_LOGGED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def _option(setting: WorkerSetting) -> Callable[[Any], Any]:
@@ -58,12 +59,16 @@ def worker(queues: tuple[str, ...], file: Path | None, **flags: Any) -> None:
 
     The worker dials out to the server and needs no open port. What a job may use is bounded by the options below,
     and enforced on its container by the engine. SIGTERM or Ctrl-C ends it in good order; a second one at once.
+    SIGUSR1 stops taking jobs while what runs goes on, SIGUSR2 takes jobs again, SIGHUP reads --secrets again.
     """
     try:
         config, _ = load_worker_config({**flags, "queues": queues}, os.environ, file)
-        _log_to_stderr(config.debug)
+        log_to(sys.stderr, form=config.log_format, debug=config.debug)
         _warn(config)
-        asyncio.run(_until_signalled(config))
+        secrets = SecretStore(Path(config.secrets)) if config.secrets else None
+        if secrets is not None:
+            _read_secrets(secrets)
+        asyncio.run(_until_signalled(config, secrets))
     except AsmanError as error:
         click.echo(f"error: {error.message}", err=True)
         if error.hint:
@@ -71,10 +76,10 @@ def worker(queues: tuple[str, ...], file: Path | None, **flags: Any) -> None:
         sys.exit(1)
 
 
-async def _until_signalled(config: WorkerConfig) -> None:
+async def _until_signalled(config: WorkerConfig, secrets: SecretStore | None) -> None:
     from asman_worker.process import run_worker
 
-    stop = asyncio.Event()
+    stop, intake = asyncio.Event(), Intake()
     loop = asyncio.get_running_loop()
 
     def asked() -> None:
@@ -84,7 +89,24 @@ async def _until_signalled(config: WorkerConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
-    await run_worker(config, stop)
+    loop.add_signal_handler(signal.SIGUSR1, intake.hold, BY_OWNER)
+    loop.add_signal_handler(signal.SIGUSR2, intake.release, BY_OWNER)
+    if secrets is not None:
+        loop.add_signal_handler(signal.SIGHUP, _read_secrets_again, secrets)
+    await run_worker(config, stop, intake=intake, secrets=secrets)
+
+
+def _read_secrets(secrets: SecretStore) -> None:
+    logging.getLogger(__name__).info("secrets are read", extra={"secrets": secrets.load()})
+
+
+def _read_secrets_again(secrets: SecretStore) -> None:
+    """Jobs that ask for a secret are refused as long as the file is not acceptable; the others go on."""
+    try:
+        _read_secrets(secrets)
+    except ConfigError as error:
+        fields = {"reason": error.message, "next_step": error.hint}
+        logging.getLogger(__name__).error("secrets cannot be read", extra=fields)
 
 
 def _warn(config: WorkerConfig) -> None:
@@ -95,26 +117,6 @@ def _warn(config: WorkerConfig) -> None:
             "prefer a longer name, --profile strict, or --ephemeral on a throw-away machine",
             extra={"characters": len(queue)},
         )
-
-
-class _Lines(logging.Formatter):
-    """One line for a record: time, level, message, then its fields as ``name=value``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {k: v for k, v in vars(record).items() if k not in _NOT_LOGGED}
-        told = " ".join(f"{name}={value}" for name, value in fields.items())
-        moment = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
-        line = f"{moment} {record.levelname.lower():7} {record.getMessage()}" + (f"  {told}" if told else "")
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _log_to_stderr(debug: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    logging.getLogger("asman_worker").setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 def main() -> None:

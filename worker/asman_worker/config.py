@@ -43,7 +43,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class WorkerSetting:
     """One row of the table.
 
-    Shape:  ``kind`` is text, number, whole, size, duration, seconds, flag, list, or the allowed words joined by ``|``.
+    Shape:  ``kind`` is text, number, whole, size, duration, seconds, address, flag, list, or the allowed words joined
+            by ``|``.
             ``flags`` and ``envs`` hold the present name first, then the names of older workers.
     """
 
@@ -163,8 +164,17 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         default=(),
         flags=("--allow-image",),
         envs=("ASMAN_WORKER_ALLOW_IMAGES",),
-        help="Only run images that match this pattern; may be given several times.",
+        help="Only run images that match this pattern, such as alpine or ghcr.io/org/*; may be given several times.",
         shown_default="any image",
+    ),
+    WorkerSetting(
+        name="secrets",
+        kind="text",
+        default="",
+        flags=("--secrets",),
+        envs=("ASMAN_WORKER_SECRETS",),
+        help="TOML file of secrets that jobs may ask for by name; it must be readable by its owner only.",
+        shown_default="none",
     ),
     WorkerSetting(
         name="network",
@@ -227,6 +237,23 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         help="Port of that server in local mode.",
     ),
     WorkerSetting(
+        name="status_address",
+        kind="address",
+        default="",
+        flags=("--status",),
+        envs=("ASMAN_WORKER_STATUS",),
+        help="Serve /healthz, /readyz and /metrics at HOST:PORT, such as 127.0.0.1:9000.",
+        shown_default="off",
+    ),
+    WorkerSetting(
+        name="log_format",
+        kind="text|json",
+        default="text",
+        flags=("--log-format",),
+        envs=("ASMAN_WORKER_LOG_FORMAT",),
+        help="Log lines for people, or one JSON object per line.",
+    ),
+    WorkerSetting(
         name="debug",
         kind="flag",
         default=False,
@@ -258,6 +285,7 @@ class WorkerConfig:
     name: str = ""
     profile: str = "standard"
     allow_images: tuple[str, ...] = ()
+    secrets: str = ""
     network: str = ""
     max_outputs_bytes: int | None = None
     drain_s: float = 0.0
@@ -265,6 +293,8 @@ class WorkerConfig:
     ephemeral: int = 0
     mode: str = "remote"
     port: int = 8000
+    status_address: str = ""
+    log_format: str = "text"
     debug: bool = False
 
     @property
@@ -385,6 +415,14 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _address(value: Any) -> str:
+    """``HOST:PORT``, ``[IPv6]:PORT``, or a port alone, which means loopback."""
+    host, _, port = str(value).strip().rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) < 65536) or (":" in host and host[:1] != "["):
+        raise ValueError("write it like 127.0.0.1:9000 or [::1]:9000")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
 def _list(value: Any) -> tuple[str, ...]:
     """Text with commas, or several such texts; every word once, in the order given."""
     parts = [value] if isinstance(value, str) else list(value)
@@ -420,6 +458,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "size": _size,
     "duration": parse_duration_s,
     "seconds": _seconds,
+    "address": _address,
     "list": _list,
     "flag": _flag,
     "given": _given,

@@ -13,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asman.messages import ms
 from asman_worker.executor import Assignment
 from asman_worker.grant import Grant
+from asman_worker.intake import Intake
 from asman_worker.ledger import Ledger, Need, Turns, read_need
 from asman_worker.log_stream import LogStream, Progress
 from asman_worker.outbox import Key, Outbox, Report
 from asman_worker.shelf import Shelf, ShelvedJob
+from asman_worker.telemetry import STOPPED, Telemetry
 
 __all__ = ["HeldJob", "Holdings", "Listener", "LogSink", "Runs"]
 
@@ -86,8 +88,13 @@ class Holdings:
         worker_id: str,
         most_jobs: int,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        intake: Intake | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._executor, self.spawn = executor, spawn
+        self._telemetry = telemetry or Telemetry()
+        self.intake = intake or Intake()
+        self.intake.on_change(self._tell_all)
         self.grant, self.outbox, self.shelf, self.worker_id = grant, outbox, shelf, worker_id
         self.ledger = Ledger(grant, most_jobs=most_jobs)
         self.turns = Turns(lambda queue: queue in self._listeners and self._listeners[queue].is_open)
@@ -130,6 +137,10 @@ class Holdings:
         ended = {key: log for key, log in self._ended_logs.items() if key[0] == queue}
         return ended | {key: h.log for key, h in self._jobs.items() if key[0] == queue and not h.silenced}
 
+    def unsent(self, queues: Iterable[str]) -> int:
+        """How many reports of these queues the server has not answered."""
+        return sum(len(self.outbox.pending(queue)) for queue in queues)
+
     def need_of(self, definition: Mapping[str, Any]) -> Need:
         return read_need(definition, self.grant)
 
@@ -145,6 +156,7 @@ class Holdings:
             taken_at=asyncio.get_running_loop().time(),
         )
         _log.info("job taken", extra=_fields(held))
+        self._telemetry.job_taken()
         others = tuple(queue for queue in self._listeners if queue != assignment.queue)
         self.turns.took(assignment.queue, others)
         self._enter(held, need, self._begin(held))
@@ -213,9 +225,15 @@ class Holdings:
         except Exception as error:
             _log.exception("a job ended with a fault of the worker", extra=_fields(held))
             value = _fault(error)
-        if not held.silenced and value.get("reason") != _CANCELLED:
+        is_reported = not held.silenced and value.get("reason") != _CANCELLED
+        if is_reported:
             await self._report(held, value)
+        self._count_end(held, value if is_reported else {"outcome": STOPPED})
         self._leave(held)
+
+    def _count_end(self, held: HeldJob, value: Mapping[str, Any]) -> None:
+        self._telemetry.job_ended(str(value.get("outcome")), asyncio.get_running_loop().time() - held.taken_at)
+        self._telemetry.log_dropped((value.get("result") or {}).get("logsDropped", 0))
 
     async def _report(self, held: HeldJob, value: Mapping[str, Any]) -> None:
         queue, job_id, attempt = held.key
@@ -244,11 +262,13 @@ class Holdings:
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
-    def stop(self, held: HeldJob, why: str) -> None:
+    def stop(self, held: HeldJob, why: str, *, lease_lost: bool = False) -> None:
         """End a job and report nothing. Repeating it is harmless; ``held.ended`` is set when all is gone."""
         if held.silenced:
             return
         held.silenced = True
+        if lease_lost:
+            self._telemetry.lease_lost()
         _log.info("job stopped", extra={**_fields(held), "reason": why})
         self.spawn(self._end(held))
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from asman import __version__
 from asman.errors import Unavailable
 from asman_worker.agent import Agent
 from asman_worker.config import WorkerConfig
@@ -26,9 +28,13 @@ from asman_worker.fingerprint import Identity, hold_identity
 from asman_worker.gpu import choose, detect, parse_gpus
 from asman_worker.grant import Grant, check_grant, default_memory_bytes
 from asman_worker.holdings import Holdings
+from asman_worker.intake import Intake
 from asman_worker.outbox import Outbox
 from asman_worker.reconcile import RunsHere, keep_clean, take_up_again
+from asman_worker.secrets import SecretStore
 from asman_worker.shelf import Shelf
+from asman_worker.status import Vitals, status_server
+from asman_worker.telemetry import Telemetry
 
 __all__ = ["own_tasks", "read_grant", "run_worker", "serve"]
 
@@ -64,11 +70,15 @@ async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
     return grant
 
 
-async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> None:
+async def run_worker(
+    config: WorkerConfig, stop: asyncio.Event, *, intake: Intake | None = None, secrets: SecretStore | None = None
+) -> None:
     """Serve the queues until ``stop`` is set (or the worker's number of jobs is done), then leave in good order.
 
+    Shape:  ``intake`` is the owner's switch for taking jobs; ``secrets`` what jobs may ask for by name.
     Errors: ConfigError; Unavailable if the container engine does not answer at the start.
     """
+    telemetry = Telemetry()
     with hold_identity(
         Path(config.data_directory), worker_id=config.worker_id, generate=config.generate_id
     ) as identity:
@@ -81,10 +91,23 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> None:
                 data_directory=identity.directory,
                 docker=engine,
                 session=session,
+                secrets=secrets,
+                telemetry=telemetry,
             )
             async with own_tasks() as spawn:
-                arch = (await engine.info()).arch
-                await serve(config, stop, identity, executor, grant, session, spawn, arch=arch)
+                await serve(
+                    config,
+                    stop,
+                    identity,
+                    executor,
+                    grant,
+                    session,
+                    spawn,
+                    arch=(await engine.info()).arch,
+                    intake=intake,
+                    telemetry=telemetry,
+                    ping=engine.ping,
+                )
             await executor.settle()
 
 
@@ -117,6 +140,9 @@ async def serve(
     spawn: Any,
     *,
     arch: str = "",
+    intake: Intake | None = None,
+    telemetry: Telemetry | None = None,
+    ping: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """The queues over one executor: agents, what an earlier process left, the end in good order."""
     outbox, shelf = Outbox(identity.directory / "outbox"), Shelf(identity.directory / "held")
@@ -129,6 +155,8 @@ async def serve(
         worker_id=identity.worker_id,
         most_jobs=config.ephemeral,
         spawn=spawn,
+        intake=intake,
+        telemetry=telemetry,
     )
     agents = [
         Agent(
@@ -141,23 +169,74 @@ async def serve(
         )
         for queue in config.queues
     ]
-    followed = await take_up_again(executor, holdings, queues=config.queues, server=config.server)
-    _log.info(
-        "worker started",
-        extra={"worker": identity.worker_id, "cpus": grant.cores, "queues": len(agents), "taken_up": followed},
+    async with _seen(config, holdings, agents, stop, telemetry, ping):
+        followed = await take_up_again(executor, holdings, queues=config.queues, server=config.server)
+        _log.info(
+            "worker started",
+            extra={"worker": identity.worker_id, "cpus": grant.cores, "queues": len(agents), "taken_up": followed},
+        )
+        spawn(keep_clean(executor, holdings))
+        serving = [spawn(agent.run()) for agent in agents]
+        await _until_stopped(config, stop, holdings, serving)
+        await _leave(config, holdings, agents)
+
+
+@asynccontextmanager
+async def _seen(
+    config: WorkerConfig,
+    holdings: Holdings,
+    agents: list[Agent],
+    stop: asyncio.Event,
+    telemetry: Telemetry | None,
+    ping: Callable[[], Awaitable[None]] | None,
+) -> AsyncIterator[None]:
+    """While inside, the owner's tools can see how the worker is, if an address for that is set."""
+    if telemetry is None or ping is None or not config.status_address:
+        yield
+        return
+
+    def look() -> Vitals:
+        leaving = stop.is_set() or holdings.ledger.is_used_up
+        return Vitals(
+            worker=holdings.worker_id,
+            version=__version__,
+            queues=len(agents),
+            connected=sum(agent.is_open for agent in agents),
+            jobs=len(holdings.keys),
+            draining=leaving or not holdings.intake.is_open,
+            waits_for=(*(["leaving"] if leaving else []), *holdings.intake.reasons),
+        )
+
+    _measure(telemetry, holdings, look)
+    async with status_server(config.status_address, look, telemetry, ping):
+        yield
+
+
+def _measure(telemetry: Telemetry, holdings: Holdings, look: Callable[[], Vitals]) -> None:
+    """What is a matter of the moment, asked when somebody looks."""
+    grant, ledger = holdings.grant, holdings.ledger
+    amounts = (
+        ("cores", "Cores lent to jobs", grant.cores, lambda: ledger.free.cores),
+        ("memory_bytes", "Memory lent to jobs", grant.memory_bytes, lambda: ledger.free.memory_bytes),
+        ("gpus", "GPUs lent to jobs", len(grant.gpus), lambda: ledger.free.gpus),
     )
-    spawn(keep_clean(executor, holdings))
-    serving = [spawn(agent.run()) for agent in agents]
-    await _until_stopped(stop, holdings, serving)
-    await _leave(config, holdings, agents)
+    for name, text, granted, free in amounts:
+        telemetry.gauge(name, text, partial(float, granted), state="granted")
+        telemetry.gauge(name, text, free, state="free")
+    telemetry.gauge("queues", "Queues that are served", lambda: look().queues)
+    telemetry.gauge("queues_connected", "Queues whose server is connected", lambda: look().connected)
+    telemetry.gauge("draining", "1 while no jobs are taken", lambda: look().draining)
+    telemetry.gauge("reports_unanswered", "Reports that the server has not answered", lambda: len(holdings.outbox))
 
 
-async def _until_stopped(stop: asyncio.Event, holdings: Holdings, serving: list[asyncio.Task[None]]) -> None:
+async def _until_stopped(
+    config: WorkerConfig, stop: asyncio.Event, holdings: Holdings, serving: list[asyncio.Task[None]]
+) -> None:
     """Until a stop is asked for, or an ephemeral worker has done its jobs. An agent that fails ends the worker."""
     stopped = asyncio.create_task(stop.wait())
     try:
         while not stop.is_set():
-            if holdings.ledger.is_used_up and not holdings.keys and not len(holdings.outbox):
+            if holdings.ledger.is_used_up and not holdings.keys and not holdings.unsent(config.queues):
                 _log.info("all jobs of an ephemeral worker are done")
                 return
             holdings.changed.clear()
@@ -178,9 +257,9 @@ async def _leave(config: WorkerConfig, holdings: Holdings, agents: list[Agent]) 
         agent.stop_taking()
     await _wait_for(holdings, config.drain_s, lambda: not holdings.keys)
     await asyncio.gather(*(agent.hand_back() for agent in agents))
-    await _wait_for(holdings, _LAST_REPORTS_S, lambda: not len(holdings.outbox))
-    if len(holdings.outbox):
-        _log.warning("reports are kept for the next start", extra={"reports": len(holdings.outbox)})
+    await _wait_for(holdings, _LAST_REPORTS_S, lambda: not holdings.unsent(config.queues))
+    if unsent := holdings.unsent(config.queues):
+        _log.warning("reports are kept for the next start", extra={"reports": unsent})
 
 
 async def _wait_for(holdings: Holdings, limit_s: float, is_so: Any) -> None:
