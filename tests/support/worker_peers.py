@@ -27,8 +27,10 @@ from asman_worker.config import WorkerConfig
 from asman_worker.executor import Assignment, Held
 from asman_worker.fingerprint import hold_identity
 from asman_worker.grant import Grant
+from asman_worker.intake import Intake
 from asman_worker.outbox import Key
 from asman_worker.process import own_tasks, serve
+from asman_worker.telemetry import Telemetry
 
 __all__ = [
     "GIB",
@@ -331,7 +333,15 @@ class WorkerUnderTest:
 
 @asynccontextmanager
 async def running(
-    server: str, data: Path, host: LocalHost, *, queues: tuple[str, ...] = ("first",), **settings: Any
+    server: str,
+    data: Path,
+    host: LocalHost,
+    *,
+    queues: tuple[str, ...] = ("first",),
+    intake: Intake | None = None,
+    telemetry: Telemetry | None = None,
+    ping: Callable[[], Awaitable[None]] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[WorkerUnderTest]:
     """A worker with its real socket half over a ``LocalHost``; ended without a farewell at the end of the block."""
     config = WorkerConfig(queues=queues, server=server, data_directory=str(data), **settings)
@@ -341,7 +351,8 @@ async def running(
 
         async def work() -> None:
             async with aiohttp.ClientSession() as session, own_tasks() as spawn:
-                await serve(config, stop, identity, LocalExecutor(host), grant, session, spawn)
+                parts = {"intake": intake, "telemetry": telemetry, "ping": ping}
+                await serve(config, stop, identity, LocalExecutor(host), grant, session, spawn, **parts)
 
         worker = WorkerUnderTest(worker_id=identity.worker_id, stop=stop, task=asyncio.create_task(work()))
         try:

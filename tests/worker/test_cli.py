@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,26 @@ def test_without_an_engine_the_worker_says_where_it_looked_and_what_to_do(tmp_pa
     assert "unix:///nonexistent/docker.sock" in answer.stderr
     assert "DOCKER_HOST" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_secrets_file_that_others_can_read_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    file = tmp_path / "secrets.toml"
+    file.write_text('[A]\nvalue = "hunter2-hunter2"\n')
+    file.chmod(0o644)
+    answer = _run("a-queue", "--data-directory", str(tmp_path / "data"), "--secrets", str(file))
+    assert answer.returncode == 1
+    assert f"chmod 600 {file}" in answer.stderr
+    assert not (tmp_path / "data").exists()
+    file.chmod(0o600)
+    answer = _run("a-queue", "--data-directory", str(tmp_path / "data"), env={"ASMAN_WORKER_SECRETS": str(file)})
+    assert "secrets are read  secrets=1" in answer.stderr
+    assert "hunter2" not in answer.stderr
+
+
+def test_log_lines_may_be_json(tmp_path: Path) -> None:
+    flags = ("--server", "https://queue.example", "--data-directory", str(tmp_path), "--log-format", "json")
+    first = _run("short", *flags).stderr.splitlines()[0]
+    assert json.loads(first)["level"] == "warning"
 
 
 def test_the_command_line_of_older_workers_is_understood(tmp_path: Path) -> None:

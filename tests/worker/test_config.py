@@ -97,6 +97,10 @@ def test_a_bare_job_duration_is_milliseconds_and_a_bare_drain_is_seconds() -> No
         ({"network": "open"}, "none, egress"),
         ({"ephemeral": "-1"}, "ephemeral"),
         ({"port": "70000"}, "1 to 65535"),
+        ({"status_address": "here"}, "127.0.0.1:9000"),
+        ({"status_address": "::1:9000"}, "[::1]:9000"),
+        ({"status_address": "127.0.0.1:70000"}, "127.0.0.1:9000"),
+        ({"log_format": "xml"}, "text, json"),
         ({"server": "queue.example"}, "http://"),
         ({"server": "ftp://queue.example"}, "http://"),
         ({"queues": ("a/b",)}, "a/b"),
@@ -108,6 +112,22 @@ def test_what_cannot_be_read_is_refused_with_its_name(flags: dict[str, Any], tol
     with pytest.raises(ConfigError) as refused:
         _load(flags)
     assert told in f"{refused.value.message} {refused.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9000"),
+        ("[::1]:9000", "[::1]:9000"),
+        ("9000", "127.0.0.1:9000"),
+        (":9000", "127.0.0.1:9000"),
+        (9000, "127.0.0.1:9000"),
+        ("worker.example.org:0", "worker.example.org:0"),
+    ],
+)
+def test_a_status_address_without_a_host_is_this_machine_s_own(given: object, read: str) -> None:
+    assert _load({"status_address": given}).status_address == read
+    assert _load({}, {"ASMAN_WORKER_STATUS": str(given)}).status_address == read
 
 
 def test_without_a_queue_the_next_step_is_said() -> None:
