@@ -175,6 +175,11 @@ SCHEMAS: Mapping[str, _Schema] = {
                     "gpus": {"type": ["integer", "boolean", "null"]},
                     "memory": _AMOUNT,
                     "maxDuration": _AMOUNT,
+                    "network": {
+                        "enum": ["none", "egress", "", None],
+                        "description": "What the container reaches: nothing, or the public internet only. "
+                        "Without it the worker's owner decides.",
+                    },
                 },
             },
         },

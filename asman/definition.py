@@ -60,11 +60,12 @@ KNOWN_MEMBERS = frozenset(
 KNOWN_BUILD_MEMBERS = frozenset(
     {"context", "buildContext", "filename", "target", "dockerfile", "buildArgs", "platform"}
 )
-KNOWN_REQUIREMENTS = frozenset({"cpus", "gpus", "maxDuration", "memory"})
+KNOWN_REQUIREMENTS = frozenset({"cpus", "gpus", "maxDuration", "memory", "network"})
 KNOWN_REF_MEMBERS = frozenset({"type", "value", "hash"})
 REF_TYPES = frozenset({"utf8", "base64", "json", "url", "key"})
 """``utf8`` is what a ref without a type is."""
 
+_NETWORKS = ("none", "egress")
 _MAX_CORES = 1024
 _MAX_GPUS = 64
 _MAX_MEMORY_BYTES = 1 << 50
@@ -378,6 +379,9 @@ def _encode(value: Any) -> bytes:
 def _read_requirements(raw: Mapping[str, Any], limits: Limits, findings: _Findings) -> Requirements:
     asked = _object(raw, "requirements", findings)
     findings.unknown("requirements", asked, KNOWN_REQUIREMENTS)
+    network = _text(asked, "network", "requirements.network", findings)
+    if network not in ("", *_NETWORKS):
+        findings.fault("requirements.network", f'is {clip(network)}; "none" or "egress" (the public internet) expected')
     durations = [
         _read_duration(raw, "maxDuration", "maxDuration", limits, findings),
         _read_duration(asked, "maxDuration", "requirements.maxDuration", limits, findings),

@@ -143,8 +143,11 @@ def _hash(value: Any) -> str:
 _VERBATIM_MEMBERS = ("v", "image", "command", "entrypoint", "workdir", "shmSize", "maxDuration", "tags")
 _PICKED_MEMBERS = {
     "build": ("context", "buildContext", "filename", "target", "dockerfile", "buildArgs", "platform"),
-    "requirements": ("cpus", "gpus", "maxDuration", "memory"),
+    "requirements": ("cpus", "gpus", "maxDuration", "memory", "network"),
 }
+"""As published, and ``requirements.network``: what a worker acts upon must be part of the id, or a job without a
+network would be answered with the result of one that had it. A definition that does not name it has the published id.
+"""
 _REF_MAPS = ("inputs", "configFiles")
 _INJECTED_ENV = frozenset({"channel", "CHANNEL", "readonly", "edit", "parent-metapage-id", "fs-path"})
 _INJECTED_PREFIXES = ("mp-", "mp_")

@@ -54,7 +54,7 @@ FULL: dict[str, Any] = {
     "shmSize": "1g",
     "maxDuration": "20m",
     "tags": ["gpu", "a", "gpu"],
-    "requirements": {"memory": "2g", "gpus": 1, "cpus": 0.5, "maxDuration": "1h"},
+    "requirements": {"memory": "2g", "gpus": 1, "cpus": 0.5, "maxDuration": "1h", "network": "egress"},
     "build": {
         "context": "https://github.com/org/repo/tree/main",
         "buildContext": "docker",
@@ -254,6 +254,9 @@ def test_hundreds_of_faults_are_cut_short() -> None:
         (f"env.{'x' * 129}"[:109] + "...", {"env": {"x" * 129: "x"}}),
         ("requirements", {"requirements": 4}),
         ("requirements.cpus", {"requirements": {"cpus": 0}}),
+        ("requirements.network", {"requirements": {"network": "open"}}),
+        ("requirements.network", {"requirements": {"network": "host"}}),
+        ("requirements.network", {"requirements": {"network": 1}}),
         ("requirements.cpus", {"requirements": {"cpus": -1}}),
         ("requirements.cpus", {"requirements": {"cpus": 1025}}),
         ("requirements.cpus", {"requirements": {"cpus": "2"}}),

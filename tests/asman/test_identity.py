@@ -334,3 +334,10 @@ def test_an_absolute_file_name_is_good_where_that_is_allowed() -> None:
 )
 def test_only_64_lowercase_hex_digits_are_a_content_key(key: str, is_one: bool) -> None:
     assert is_content_key(key) is is_one
+
+
+def test_what_a_job_may_reach_is_part_of_its_id_and_absent_changes_nothing() -> None:
+    plain = {"image": "alpine:3.18.5", "command": "echo hi", "requirements": {"cpus": 2}}
+    ids = {known_id({**plain, "requirements": {"cpus": 2, "network": network}}) for network in ("none", "egress")}
+    assert len({*ids, known_id(plain)}) == 3
+    assert known_id({**plain, "requirements": {"cpus": 2, "network": None}}) == known_id(plain)

@@ -30,9 +30,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["IMAGE", "DockerEngine", "EngineFailed", "what_is_missing"]
+__all__ = ["GUARD_IMAGE", "IMAGE", "DockerEngine", "EngineFailed", "what_is_missing"]
 
 IMAGE = "alpine:3.19.1"
+GUARD_IMAGE = "busybox:1.36"
 _START_S = 60.0
 _STOP_S = 20.0
 _TOOLS = {"dockerd": "docker.io", "iptables": "iptables", "ip": "iproute2", "busybox": "busybox-static"}
@@ -112,7 +113,8 @@ class DockerEngine:
         try:
             engine = cls(f"unix://{home / 'docker.sock'}", process.pid)
             engine._wait_until_up(process, log)
-            engine.load_image(IMAGE)
+            for image in (IMAGE, GUARD_IMAGE):
+                engine.load_image(image)
             yield engine
             engine._kill_containers()
         finally:

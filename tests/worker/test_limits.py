@@ -14,7 +14,15 @@ from asman.errors import AsmanError, BadDefinition, LimitExceeded
 from asman_worker.container import JobFolders, cache_volume, create_body, labels_of
 from asman_worker.gpu import Gpu
 from asman_worker.grant import NETWORK, Grant
-from asman_worker.limits import Allotment, allot, container_spec, image_of, read_requirements, time_limit_s
+from asman_worker.limits import (
+    Allotment,
+    allot,
+    container_spec,
+    image_of,
+    network_class,
+    read_requirements,
+    time_limit_s,
+)
 
 GIB = 1 << 30
 GRANT = Grant(cores=4, memory_bytes=16 * GIB, max_duration_s=1200, tags=frozenset({"big", "ssd"}))
@@ -37,6 +45,7 @@ def body(definition: Mapping[str, Any], grant: Grant = GRANT, **options: Any) ->
         queue="queue-1",
         job_id=JOB,
         server_url="http://server:8000",
+        network_mode={"none": "none", "open": NETWORK, "egress": "container:a-guard"}[network_class(definition, grant)],
         image_user=options.pop("image_user", ""),
         image_has_entrypoint=options.pop("image_has_entrypoint", False),
     )
@@ -70,7 +79,7 @@ def test_the_standard_profile_names_every_field_that_isolates() -> None:
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": "local", "Config": {"max-size": "5m", "max-file": "2"}},
         "OomScoreAdj": 500,
-        "NetworkMode": NETWORK,
+        "NetworkMode": "container:a-guard",
         "PublishAllPorts": False,
         "PortBindings": {},
         "IpcMode": "private",
@@ -426,3 +435,40 @@ def test_the_owners_patterns_decide_which_images_run() -> None:
     assert image_of({"image": "ghcr.io/me/x"}, grant) == "ghcr.io/me/x:latest"
     with pytest.raises(LimitExceeded, match=r"ghcr\.io/other/x"):
         image_of({"image": "ghcr.io/other/x"}, grant)
+
+
+@pytest.mark.parametrize(
+    ("profile", "owner", "asked", "given"),
+    [
+        ("standard", "", None, "egress"),
+        ("standard", "", "", "egress"),
+        ("standard", "", "none", "none"),
+        ("standard", "none", None, "none"),
+        ("standard", "open", None, "open"),
+        ("standard", "open", "egress", "egress"),
+        ("strict", "", None, "none"),
+        ("strict", "egress", None, "none"),
+        ("strict", "egress", "egress", "egress"),
+        ("trusted", "", None, "open"),
+        ("trusted", "", "egress", "egress"),
+        ("trusted", "egress", None, "egress"),
+    ],
+)
+def test_a_job_reaches_what_the_owner_allows_or_less_if_it_asks_for_less(
+    profile: str, owner: str, asked: str | None, given: str
+) -> None:
+    grant = replace(GRANT, profile=profile, network=owner)
+    assert network_class({**PLAIN, "requirements": {"network": asked}}, grant) == given
+
+
+@pytest.mark.parametrize(("profile", "owner"), [("standard", "none"), ("strict", "")])
+def test_more_network_than_the_owner_allows_is_refused(profile: str, owner: str) -> None:
+    grant = replace(GRANT, profile=profile, network=owner)
+    with pytest.raises(LimitExceeded, match=r"requirements.network asks for egress, this worker grants none"):
+        network_class({**PLAIN, "requirements": {"network": "egress"}}, grant)
+
+
+@pytest.mark.parametrize("asked", ["open", "host", "container:x", 1, True, ["none"], {"a": 1}])
+def test_a_network_that_is_no_class_is_refused(asked: object) -> None:
+    with pytest.raises(BadDefinition, match=r"requirements.network"):
+        network_class({**PLAIN, "requirements": {"network": asked}}, GRANT)

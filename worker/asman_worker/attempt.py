@@ -55,6 +55,8 @@ class Attempt:
     step: str = "limits"
     limit_s: float = 0.0
     image: str = ""
+    network: str = ""
+    """The engine's network mode, once it is taken."""
     allotment: Allotment | None = None
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     redactor: Redactor = field(default_factory=lambda: Redactor(()), repr=False)

@@ -28,7 +28,7 @@ def _option(setting: WorkerSetting) -> Callable[[Any], Any]:
     text = setting.help + (f"  [default: {shown}]" if shown else "")
     if setting.kind in ("flag", "given"):
         return click.option(*setting.flags, setting.name, is_flag=True, default=None, help=text)
-    several = setting.name == "allow_images"
+    several = setting.kind == "list"
     return click.option(
         *setting.flags, setting.name, default=None, multiple=several, metavar=_metavar(setting), help=text
     )

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from asman.errors import AsmanError, ConfigError, clip
 from asman.units import parse_duration_s, parse_size_bytes, show_duration
+from asman_worker.addresses import routes_of
 
 __all__ = [
     "GUESSABLE_BELOW",
@@ -178,12 +179,45 @@ SETTINGS: tuple[WorkerSetting, ...] = (
     ),
     WorkerSetting(
         name="network",
-        kind="none|egress",
+        kind="none|egress|open",
         default="",
         flags=("--network",),
         envs=("ASMAN_WORKER_NETWORK",),
-        help="What a container reaches: nothing, or what this host reaches.",
+        help="What jobs reach at most: nothing, the public internet only, or whatever this host reaches.",
         shown_default="what the profile says",
+    ),
+    WorkerSetting(
+        name="allow_networks",
+        kind="list",
+        default=(),
+        flags=("--allow-network",),
+        envs=("ASMAN_WORKER_ALLOW_NETWORKS",),
+        help="Also let jobs with egress reach this network (CIDR) of yours.",
+    ),
+    WorkerSetting(
+        name="deny_networks",
+        kind="list",
+        default=(),
+        flags=("--deny-network",),
+        envs=("ASMAN_WORKER_DENY_NETWORKS",),
+        help="Keep jobs with egress from this network (CIDR), such as your public addresses.",
+    ),
+    WorkerSetting(
+        name="dns",
+        kind="list",
+        default=("1.1.1.1", "8.8.8.8"),
+        flags=("--dns",),
+        envs=("ASMAN_WORKER_DNS",),
+        help="Resolvers of jobs with egress; one of your own network becomes reachable for them.",
+        shown_default="1.1.1.1,8.8.8.8",
+    ),
+    WorkerSetting(
+        name="guard_image",
+        kind="text",
+        default="busybox:1.36",
+        flags=("--guard-image",),
+        envs=("ASMAN_WORKER_GUARD_IMAGE",),
+        help="Image with sh, ip, sed and sleep, for the containers that fence in jobs with egress.",
     ),
     WorkerSetting(
         name="max_outputs_bytes",
@@ -287,6 +321,10 @@ class WorkerConfig:
     allow_images: tuple[str, ...] = ()
     secrets: str = ""
     network: str = ""
+    allow_networks: tuple[str, ...] = ()
+    deny_networks: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ("1.1.1.1", "8.8.8.8")
+    guard_image: str = "busybox:1.36"
     max_outputs_bytes: int | None = None
     drain_s: float = 0.0
     on_lease_lost: str = "keep"
@@ -472,6 +510,7 @@ def _checked(values: dict[str, Any]) -> WorkerConfig:
         values |= {"queues": (_LOCAL_QUEUE,), "server": f"http://localhost:{values['port']}"}
     values["server"] = _check_server(values["server"])
     values["queues"] = _check_queues(values["queues"])
+    routes_of((), deny=values["deny_networks"], allow=values["allow_networks"], resolvers=values["dns"])
     if len(values["worker_id"]) > 128 or not values["worker_id"].isprintable():
         raise ConfigError(f"id is {clip(values['worker_id'])}; at most 128 printable characters are allowed")
     return WorkerConfig(**values)

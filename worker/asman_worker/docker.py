@@ -239,9 +239,22 @@ class Engine:
             async for event in self._patient.images.pull(name, auth=credentials, stream=True):
                 yield event
 
-    async def create(self, body: Mapping[str, Any]) -> str:
+    async def create(self, body: Mapping[str, Any], *, name: str = "") -> str:
+        """Answers with the id; wherever a container is asked for, its name does as well."""
         with self._errors():
-            return (await self._quick.containers.create(dict(body))).id
+            return (await self._quick.containers.create(dict(body), name=name or None)).id
+
+    async def import_image(self, image: str, tree: bytes) -> None:
+        """Make an image of a root file system (a tar). Errors: EngineError, also for what it refuses half-way."""
+        repository, _, tag = image.rpartition(":")
+        query = {"fromSrc": "-", "repo": repository, "tag": tag}
+        with self._errors():
+            url = f"{self._quick.docker_host}/images/create"
+            headers = {"Content-Type": "application/x-tar"}
+            async with self._quick.session.post(url, params=query, data=tree, headers=headers) as response:
+                text = await response.text()
+                if response.status != 200 or '"errorDetail"' in text:
+                    raise DockerError(response.status, text.strip())
 
     async def start(self, container: str) -> None:
         """Without a time limit: a first start may have to wait for a slow disk, and is bounded by its caller."""

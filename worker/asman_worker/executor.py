@@ -34,6 +34,7 @@ from asman_worker.gpu import allocate
 from asman_worker.grant import Grant, check_grant
 from asman_worker.limits import Allotment, allot
 from asman_worker.logs import LogPump
+from asman_worker.network import GUARD_LABEL
 from asman_worker.occupancy import Occupancy
 from asman_worker.remains import Held, Key, Remains
 from asman_worker.report import StepFailed, failure_report
@@ -151,6 +152,7 @@ class Executor:
             await asyncio.wait([job.task])
         try:
             await self._remains.remove_containers(key, self.grant.stop_grace_s)
+            await self._steps.networks.release(job.network if job else "")
             await self._remains.remove_folder(self._remains.workspace(key), job.image if job else "")
         finally:
             if job is not None:
@@ -162,7 +164,8 @@ class Executor:
 
     async def clean(self, keep: set[Key]) -> None:
         """Remove own containers and folders that are neither in ``keep`` nor being worked on here."""
-        await self._remains.clean(lambda key: key in keep or key in self._jobs)
+        networks = self._steps.networks
+        await self._remains.clean(lambda key: key in keep or key in self._jobs, lambda name: name in networks.live)
         await self._remains.clean_folders(lambda: keep | self._jobs.keys())
 
     def free(self) -> FreeCapacity:
@@ -178,6 +181,13 @@ class Executor:
             jobs=int(min(cores, memory_bytes / share) + _ROUNDING),
         )
 
+    async def start(self) -> None:
+        """Have what jobs will need, or fail now: the guard of their network.
+
+        Errors: NoGuard, EngineError, Unavailable.
+        """
+        await self._steps.networks.start()
+
     async def engine_info(self) -> EngineInfo:
         """What the engine says about its host."""
         return await self._engine.info()
@@ -186,6 +196,7 @@ class Executor:
         """Wait until what is removed in the background is gone; for an orderly end of the process."""
         while self._background:
             await asyncio.wait(self._background)
+        await self._steps.networks.close()
 
     # One job --------------------------------------------------------------------------------------------------------
 
@@ -255,6 +266,8 @@ class Executor:
             gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
             job.allotment = replace(allotment, gpus=gpus)
             await self._seen(job.key)
+            guard = container.labels.get(GUARD_LABEL)
+            job.network = f"container:{guard}" if guard else ""
             job.at_step("wait")
             await self._steps.recall_secrets(job, container.id)
             async with self._steps.watched(job):
@@ -327,6 +340,7 @@ class Executor:
     async def _remove(self, job: Attempt) -> None:
         try:
             await insist(lambda: self._remains.remove_containers(job.key))
+            await insist(lambda: self._steps.networks.release(job.network))
             await self._remains.remove_folder(self._remains.workspace(job.key), job.image)
         except (AsmanError, EngineError, OSError) as error:
             _log.warning("what a job left could not be removed", extra={"job": job.key[1], "reason": str(error)})

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from asman.errors import BadRequest, clip
 from asman.matching import Capacity
 from asman.units import show_bytes
+from asman_worker.addresses import routes_of
 from asman_worker.gpu import Gpu
 
 __all__ = [
+    "EGRESS_NETWORK",
     "LEAST_CORES",
     "LEAST_MEMORY_BYTES",
     "NETWORK",
+    "NETWORK_CLASSES",
     "PROFILES",
     "Grant",
     "Profile",
@@ -28,7 +31,12 @@ __all__ = [
 ]
 
 NETWORK = "asman-jobs"
-"""The bridge that jobs of this host share: no traffic between containers, no IPv6."""
+"""The bridge that jobs with an open network share: no traffic between containers, no IPv6."""
+EGRESS_NETWORK = "asman-egress"
+"""The bridge that the guards of jobs with egress share, likewise."""
+
+NETWORK_CLASSES = ("none", "egress", "open")
+"""What a container reaches, from the least: nothing; the public internet; whatever the host reaches."""
 
 LEAST_CORES = 0.01
 LEAST_MEMORY_BYTES = 6 << 20
@@ -46,7 +54,8 @@ class Profile:
     Shape:  ``drop_all`` False keeps the engine's default capabilities; ``shm_bytes`` is the most a job gets, and what
             it gets if it does not ask, None for no such bound; ``nofile`` None keeps the engine's default; ``tmpfs``
             are (path, options) of the writable places under a read-only root, among them a ``/job-cache`` that ends
-            with the job where ``shared_cache`` is False; ``user`` replaces root.
+            with the job where ``shared_cache`` is False; ``user`` replaces root. ``network`` is the class that jobs
+            get; where ``must_ask`` holds they get none unless they ask for it.
     """
 
     drop_all: bool
@@ -55,6 +64,7 @@ class Profile:
     shm_bytes: int | None
     nofile: int | None
     network: str
+    must_ask: bool = False
     user: str = ""
     read_only_root: bool = False
     tmpfs: tuple[tuple[str, str], ...] = ()
@@ -70,7 +80,7 @@ PROFILES: Mapping[str, Profile] = {
         pids=1024,
         shm_bytes=_GIB,
         nofile=65536,
-        network=NETWORK,
+        network="egress",
     ),
     "strict": Profile(
         drop_all=True,
@@ -79,6 +89,7 @@ PROFILES: Mapping[str, Profile] = {
         shm_bytes=64 * _MIB,
         nofile=4096,
         network="none",
+        must_ask=True,
         user="65532:65532",
         read_only_root=True,
         tmpfs=(
@@ -96,7 +107,7 @@ PROFILES: Mapping[str, Profile] = {
         pids=4096,
         shm_bytes=None,
         nofile=None,
-        network=NETWORK,
+        network="open",
         private_addresses=True,
     ),
 }
@@ -107,7 +118,9 @@ class Grant:
     """What the owner of this machine lends, for all jobs together and for each job.
 
     Shape:  ``images`` are patterns (``image_name``) of which a job's image must match one; empty: any image.
-            ``network`` overrides the profile's: ``egress`` or ``none``. ``pids`` overrides the profile's.
+            ``network`` overrides the profile's class. ``dns`` are the resolvers of jobs with egress, and
+            ``allow_networks`` and ``deny_networks`` (CIDR) what they reach beyond, or short of, the public internet;
+            ``guard_image`` is what fences them in (``network``). ``pids`` overrides the profile's.
             ``max_open_files`` is the most this host's engine can give one process, None: no bound known.
             ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges.
     Units:  cores; bytes; seconds. The three step limits bound fetching inputs, pulling and uploading, each.
@@ -121,6 +134,10 @@ class Grant:
     profile: str = "standard"
     images: tuple[str, ...] = ()
     network: str = ""
+    dns: tuple[str, ...] = ("1.1.1.1", "8.8.8.8")
+    allow_networks: tuple[str, ...] = ()
+    deny_networks: tuple[str, ...] = ()
+    guard_image: str = "busybox:1.36"
     pids: int | None = None
     capabilities: tuple[str, ...] = ()
     allow_setuid: bool = False
@@ -148,13 +165,19 @@ class Grant:
     def rules(self) -> Profile:
         return PROFILES[self.profile]
 
+    @property
+    def network_class(self) -> str:
+        """The most that a job may reach."""
+        return self.network or self.rules.network
+
 
 def check_grant(grant: Grant) -> None:
-    """Refuse an owner's words that cannot be kept. Errors: BadRequest, naming the field."""
+    """Refuse an owner's words that cannot be kept. Errors: BadRequest or ConfigError, naming the field."""
     if grant.profile not in PROFILES:
         raise BadRequest(f"profile is {clip(grant.profile)}; known are: {', '.join(PROFILES)}")
-    if grant.network not in ("", "egress", "none"):
-        raise BadRequest(f"network is {clip(grant.network)}; known are: egress, none")
+    if grant.network not in ("", *NETWORK_CLASSES):
+        raise BadRequest(f"network is {clip(grant.network)}; known are: {', '.join(NETWORK_CLASSES)}")
+    routes_of((), deny=grant.deny_networks, allow=grant.allow_networks, resolvers=grant.dns)
     if not grant.cores >= LEAST_CORES:
         raise BadRequest(f"cores is {grant.cores}; at least {LEAST_CORES} are needed to run anything")
     if grant.memory_bytes < LEAST_MEMORY_BYTES:

@@ -25,10 +25,10 @@ from asman.units import parse_duration_s, parse_size_bytes
 from asman_worker.command import container_argv
 from asman_worker.container import ContainerSpec, JobFolders, Mount, cache_volume
 from asman_worker.gpu import Gpu
-from asman_worker.grant import LEAST_MEMORY_BYTES, NETWORK, Grant, Profile
+from asman_worker.grant import LEAST_MEMORY_BYTES, NETWORK_CLASSES, Grant, Profile
 from asman_worker.image_name import matches_any
 
-__all__ = ["Allotment", "allot", "container_spec", "image_of", "read_requirements", "time_limit_s"]
+__all__ = ["Allotment", "allot", "container_spec", "image_of", "network_class", "read_requirements", "time_limit_s"]
 
 _GIB = 1 << 30
 
@@ -109,6 +109,33 @@ def time_limit_s(definition: Mapping[str, Any], requirements: Requirements, gran
     return min(limit for limit in limits if limit is not None)
 
 
+def network_class(definition: Mapping[str, Any], grant: Grant) -> str:
+    """What the job's container reaches: ``none``, ``egress`` or ``open``.
+
+    A job may ask for less than it would get, and under a profile where jobs must ask, for what the owner allows.
+
+    Errors: BadDefinition for a word that is not known; LimitExceeded for more than the owner allows.
+    """
+    stated = definition.get("requirements")
+    asked = stated.get("network") if isinstance(stated, Mapping) else None
+    most = grant.network_class
+    if asked is None or asked == "":
+        return "none" if grant.rules.must_ask else most
+    if asked not in ("none", "egress"):
+        raise BadDefinition(
+            f"definition.requirements.network is {clip(asked)}",
+            hint='Write "none" or "egress" (the public internet), or leave it out.',
+        )
+    if NETWORK_CLASSES.index(asked) > NETWORK_CLASSES.index(most):
+        raise LimitExceeded(
+            f"requirements.network asks for {asked}, this worker grants {most}",
+            hint="Ask for less, or send the job to another queue.",
+            details=(("definition.requirements.network", f"asked {asked}, granted {most}"),),
+            status=422,
+        )
+    return str(asked)
+
+
 def allot(requirements: Requirements, grant: Grant) -> Allotment:
     """Cores and memory of one job; which GPUs it gets is decided when they are free.
 
@@ -180,12 +207,14 @@ def container_spec(
     queue: str,
     job_id: str,
     server_url: str,
+    network_mode: str,
     image_user: str = "",
     image_has_entrypoint: bool = False,
 ) -> ContainerSpec:
     """Turn what a job asks for and what the owner allows into one container.
 
-    Shape:  ``image_user`` and ``image_has_entrypoint`` are what the image itself says.
+    Shape:  ``network_mode`` is the engine's word for a network of the job's class (``network_class``);
+            ``image_user`` and ``image_has_entrypoint`` are what the image itself says.
     Errors: BadDefinition for a member that cannot be read, naming it.
     Source: contract, "Container creation" and "Container hardening".
     """
@@ -216,7 +245,7 @@ def container_spec(
         no_new_privileges=not grant.allow_setuid,
         read_only_root=profile.read_only_root,
         tmpfs=profile.tmpfs,
-        network={"egress": NETWORK, "none": "none"}.get(grant.network, profile.network),
+        network=network_mode,
         mounts=_mounts(folders, cache_volume(queue) if profile.shared_cache else ""),
         device_ids=tuple(gpu.device_id for gpu in allotment.gpus),
         stop_grace_s=grant.stop_grace_s,

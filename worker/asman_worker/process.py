@@ -63,6 +63,10 @@ async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
         profile=config.profile,
         images=config.allow_images,
         network=config.network,
+        allow_networks=config.allow_networks,
+        deny_networks=config.deny_networks,
+        guard_image=config.guard_image,
+        dns=config.dns,
     )
     if config.max_outputs_bytes is not None:
         grant = replace(grant, max_output_bytes=config.max_outputs_bytes)
@@ -94,6 +98,7 @@ async def run_worker(
                 secrets=secrets,
                 telemetry=telemetry,
             )
+            await executor.start()
             async with own_tasks() as spawn:
                 await serve(
                     config,

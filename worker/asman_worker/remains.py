@@ -82,12 +82,14 @@ class Remains:
             if container.is_running:
                 await self._engine.stop(container.id, grace_s)
 
-    async def remove_containers(self, key: Key, grace_s: float = 0.0) -> None:
-        """End and remove the containers of this attempt; with a grace they get TERM first."""
+    async def remove_containers(self, key: Key, grace_s: float = 0.0, *, guards: bool = True) -> None:
+        """End and remove the containers of this attempt and their guards; with a grace they get TERM first."""
         if grace_s > 0:
             await self.stop_containers(key, grace_s)
         for container in await self.containers(key):
             await self._engine.remove(container.id)
+            if guards and (guard := container.labels.get("asman.guard")):
+                await self._engine.remove(guard)
 
     async def remove_folder(self, workspace: Workspace, image: str = "") -> None:
         """Remove a job's files, with the help of its image where they belong to a container's root.
@@ -117,17 +119,23 @@ class Remains:
         await self._open_up(self.workspace(key), image)
         return await asyncio.to_thread(output_scan, root, max_files=max_files, max_bytes=max_bytes)
 
-    async def clean(self, is_kept: Callable[[Key], bool]) -> None:
-        """Remove own containers and folders that nobody keeps. What cannot be removed is logged and left.
+    async def clean(self, is_kept: Callable[[Key], bool], is_live: Callable[[str], bool]) -> None:
+        """Remove own containers that nobody keeps, and the guards that no kept one uses.
 
-        ``is_kept`` is asked just before each removal: jobs may start while this works.
+        ``is_kept`` and ``is_live`` (by a guard's name) are asked just before each removal: jobs may start meanwhile.
         """
+        guards = await self._engine.find({"asman.helper": self._worker_id})
+        used = set()
         for container in await self._engine.find({"asman.worker": self._worker_id}):
             key = _key_of(container)
             if key is None or not is_kept(key):
                 await self._engine.remove(container.id)
-        for container in await self._engine.find({"asman.helper": self._worker_id}):
-            if not container.is_running:
+            else:
+                used.add(container.labels.get("asman.guard"))
+        for container in guards:
+            name = container.labels.get("asman.guard")
+            is_wanted = name in used or is_live(name) if name else container.is_running
+            if not is_wanted:
                 await self._engine.remove(container.id)
 
     async def clean_folders(self, kept: Callable[[], set[Key]]) -> None:

@@ -23,9 +23,10 @@ from asman.units import show_duration
 from asman_worker.attempt import Attempt, LogSink
 from asman_worker.container import ContainerSpec, JobFolders, create_body, labels_of
 from asman_worker.docker import Engine, EngineError, EngineInfo
-from asman_worker.grant import NETWORK, Grant
+from asman_worker.grant import Grant
 from asman_worker.images import Images
-from asman_worker.limits import Allotment, container_spec, image_of, read_requirements, time_limit_s
+from asman_worker.limits import Allotment, container_spec, image_of, network_class, read_requirements, time_limit_s
+from asman_worker.network import GUARD_LABEL, Networks, guard_name
 from asman_worker.remains import Remains
 from asman_worker.report import StepFailed, notes, run_report
 from asman_worker.runtime import Exit, insist, run_container
@@ -69,6 +70,7 @@ class Steps:
         self._secrets = secrets or SecretStore(None)
         self._telemetry = telemetry or Telemetry()
         self._images = Images(engine, on_pulled=self._telemetry.pulled)
+        self.networks = Networks(engine, worker_id, grant, self._images)
         self._start_gate: asyncio.Semaphore | None = None
         self._sets_nofile = True
         self._open_volumes: set[str] = set()
@@ -79,6 +81,7 @@ class Steps:
         requirements = read_requirements(definition)
         job.limit_s = time_limit_s(definition, requirements, self.grant)
         job.image = image_of(definition, self.grant)
+        network_class(definition, self.grant)
         return requirements
 
     def give_secrets(self, job: Attempt) -> None:
@@ -109,22 +112,23 @@ class Steps:
         await insist(self._engine.ping)
         image = await self._images.ensure(job.image, _pull_lines(job.log), limit_s=self.grant.pull_limit_s)
         job.at_step("create")
+        job.network = await self.networks.take(network_class(job.assignment.definition, self.grant))
         queue, job_id, attempt = job.key
+        guard = guard_name(job.network)
         spec = container_spec(
             with_values(job.assignment.definition, job.secrets),
             allotment,
             self.grant,
             image=job.image,
             folders=folders,
-            labels=labels_of(self.worker_id, queue, job_id, attempt),
+            labels=labels_of(self.worker_id, queue, job_id, attempt) | ({GUARD_LABEL: guard} if guard else {}),
             queue=queue,
             job_id=job_id,
             server_url=job.assignment.server_url,
+            network_mode=job.network,
             image_user=image.user,
             image_has_entrypoint=image.has_entrypoint,
         )
-        if spec.network == NETWORK:
-            await self._engine.ensure_network(NETWORK)
         for mount in spec.mounts:
             if mount.volume:
                 await self._ensure_volume(mount.volume, spec)
@@ -161,7 +165,7 @@ class Steps:
                 raise
             _log.warning("the engine may not set the number of open files; jobs get the engine's own")
             self._sets_nofile = False
-        await self._remains.remove_containers(job.key)
+        await self._remains.remove_containers(job.key, guards=False)
         return await self.run_container(job, spec)
 
     @contextlib.asynccontextmanager
