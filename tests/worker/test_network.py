@@ -242,8 +242,11 @@ async def test_guards_that_a_crash_left_go_unless_a_kept_job_uses_them(bench: Be
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    stray = await Networks(bench.engine, bench.worker_id, GRANT, Images(bench.engine)).take("egress")
-    foreign = await Networks(bench.engine, "another-worker", GRANT, Images(bench.engine)).take("egress")
+    crashed = Networks(bench.engine, bench.worker_id, GRANT, Images(bench.engine))
+    neighbour = Networks(bench.engine, "another-worker", GRANT, Images(bench.engine))
+    stray, foreign = await crashed.take("egress"), await neighbour.take("egress")
+    for networks in (crashed, neighbour):
+        await networks.close()
     again = bench.another()
     await again.clean({kept.key})
     (container,) = await bench.containers()
@@ -274,6 +277,7 @@ async def test_without_an_image_for_guards_it_is_made_of_the_machines_busybox(be
     async with networks.lent("egress") as mode:
         assert (await bench.engine.inspect(guard_name(mode))) is not None
     assert await bench.engine.inspect(guard_name(mode)) is None
+    await networks.close()
 
 
 @pytest.mark.docker
