@@ -1,4 +1,4 @@
-"""Where plugins attach: ten hooks. A hook chooses at start-up; the object it returns does the work.
+"""Where plugins attach: eleven hooks. A hook chooses at start-up; the object it returns does the work.
 
 To write a plugin, make a module with functions of these names, mark each with ``hookimpl`` and name the module in
 the entry point group ``asman``::
@@ -22,7 +22,7 @@ Choosing hooks are plain functions, never coroutines: the first answer that is n
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -93,6 +93,15 @@ def asman_app_plugins(config: Config) -> list[object]:
     They are registered beside the modules, so a plugin that counts or remembers needs no state of its module.
     """
     return []
+
+
+@hookspec
+def asman_doctor(environ: Mapping[str, str]) -> Coroutine[Any, Any, Sequence[Mapping[str, str]]] | None:
+    """Called for ``asman doctor``. Return a coroutine whose answer is your checks, None if you have none.
+
+    A check has ``name``, ``result`` (ok, warn or fail), ``found``, and ``next_step``, which is empty for ok. One that
+    is named like a check of the core takes its place.
+    """
 
 
 @hookspec(firstresult=True)

@@ -130,7 +130,10 @@ class Check:
 @_json
 @click.pass_context
 def doctor(ctx: click.Context, /, server: str, as_json: bool, **given: Any) -> int:
-    """Check what asman needs on this machine: Python, extras, plugins, Docker, disk, server, clock."""
+    """Check what asman needs on this machine: Python, extras, plugins, Docker, disk, server, clock.
+
+    Where the worker is installed, its set-up is checked as well, with the settings of ASMAN_WORKER_... variables.
+    """
     chosen, _ = config_from(given)
     is_named = ctx.get_parameter_source("server") is not click.core.ParameterSource.DEFAULT
     checks = [
@@ -206,14 +209,38 @@ def _check_data(data: Path) -> Iterator[Check]:
 
 
 async def _check_outside(server: str, *, is_named: bool) -> list[Check]:
-    engine, seen = await asyncio.gather(find_engine(os.environ), _check_server(server, is_named=is_named))
-    docker = Check(
+    theirs, seen = await asyncio.gather(_check_by_plugins(), _check_server(server, is_named=is_named))
+    ours = [] if any(check.name == "docker" for check in theirs) else [await _check_docker()]
+    return [*ours, *theirs, *seen]
+
+
+async def _check_by_plugins() -> list[Check]:
+    """What installed plugins look at themselves; one that fails to look is a fault like any other."""
+    from asman.plugins import load_plugins
+
+    checks: list[Check] = []
+    try:
+        asked = load_plugins().hook.asman_doctor(environ=os.environ)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    except Exception as error:  # whatever a stranger's module raises is what is shown
+        answers = [error]
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            step = "this is a fault of the plugin; tell its authors"
+            checks.append(Check(name="a plugin's checks", result="fail", found=repr(answer), next_step=step))
+        else:
+            checks += [Check(**check) for check in answer]
+    return checks
+
+
+async def _check_docker() -> Check:
+    engine = await find_engine(os.environ)
+    return Check(
         name="docker",
         result="warn" if engine.problem else "ok",
         found=f"{engine.address}: {engine.problem}" if engine.problem else f"answers at {engine.address}",
         next_step=f"to run jobs here: {NO_ENGINE.splitlines()[1]}" if engine.problem else "",
     )
-    return [docker, *seen]
 
 
 async def _check_server(server: str, *, is_named: bool) -> list[Check]:

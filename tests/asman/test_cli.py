@@ -611,6 +611,8 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 
 def _asman(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "asman", *arguments]
+    if "PYTHONPATH" in more:
+        more["PYTHONPATH"] = os.pathsep.join(filter(None, (more["PYTHONPATH"], os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         command, cwd=cwd, env=environ(**more), capture_output=True, text=True, timeout=60, check=False
     )
@@ -709,6 +711,41 @@ def test_doctor_fails_for_a_named_server_that_is_not_there(tmp_path: Path, free_
     assert result["docker"]["next_step"]
     assert (result["data"]["result"], result["python"]["result"]) == ("ok", "ok")
     assert os.listdir(tmp_path) == []
+
+
+def test_checks_of_plugins_stand_beside_those_of_the_core_and_one_of_the_same_name_takes_its_place(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "from asman.hookspecs import hookimpl\n"
+        "async def look(environ):\n"
+        "    mine = {'name': 'mine', 'result': 'warn', 'found': environ['MY_PLACE'], 'next_step': 'move'}\n"
+        "    return [mine, {'name': 'docker', 'result': 'ok', 'found': 'not needed', 'next_step': ''}]\n"
+        "@hookimpl\ndef asman_doctor(environ):\n    return look(environ)\n"
+    )
+    _installed_plugin(tmp_path, "zz_doctor", code)
+    more = {"PYTHONPATH": str(tmp_path), "MY_PLACE": "here"}
+    done = _asman("doctor", "--json", cwd=tmp_path, **more)
+    checks = json.loads(done.stdout)
+    assert {"name": "mine", "result": "warn", "found": "here", "next_step": "move"} in checks
+    assert "not needed" in [check["found"] for check in checks if check["name"] == "docker"]
+    assert "warn  mine: here\n      move\n" in _asman("doctor", cwd=tmp_path, **more).stdout
+
+
+@pytest.mark.parametrize("fault", ["raise RuntimeError('out of order')", "return fail()"])
+def test_a_plugin_that_cannot_look_is_a_fault_and_the_other_checks_go_on(tmp_path: Path, fault: str) -> None:
+    code = (
+        "from asman.hookspecs import hookimpl\n"
+        "async def fail():\n    raise RuntimeError('out of order')\n"
+        f"@hookimpl\ndef asman_doctor(environ):\n    {fault}\n"
+    )
+    _installed_plugin(tmp_path, "zz_doctor", code)
+    done = _asman("doctor", "--json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert "out of order" in checks["a plugin's checks"]["found"]
+    assert checks["docker"]["result"] == "warn"
+    assert checks["python"]["result"] == "ok"
 
 
 async def test_doctor_sees_a_server_and_its_clock(server: Served, tmp_path: Path) -> None:

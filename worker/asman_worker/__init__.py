@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 from asman.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+    from typing import Any
+
     import click
 
-__all__ = ["asman_command"]
+__all__ = ["asman_command", "asman_doctor"]
 
 
 @hookimpl
@@ -32,3 +35,13 @@ def asman_command(name: str) -> click.Command | None:
     from asman_worker.cli import worker
 
     return worker
+
+
+@hookimpl
+def asman_doctor(environ: Mapping[str, str]) -> Coroutine[Any, Any, Sequence[Mapping[str, str]]] | None:
+    """The faults of this machine as a worker; nothing where the extra is not installed, which is said anyway."""
+    if find_spec("aiodocker") is None:
+        return None
+    from asman_worker.doctor import examine
+
+    return examine(environ)

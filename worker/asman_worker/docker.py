@@ -285,6 +285,26 @@ class Engine:
             error=str(raw.get("Error") or ""),
         )
 
+    async def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The engine's own ``/version`` and ``/info``, asked now."""
+        with self._errors():
+            return dict(await self._quick.version()), dict(await self._quick.system.info())
+
+    async def any_image(self) -> str:
+        """The id of some image that is here; empty if there is none."""
+        with self._errors():
+            found = await self._quick.images.list()
+        return str(found[0]["Id"]) if found else ""
+
+    async def read_file(self, container: str, path: str) -> bytes:
+        """A file as a container sees it, running or not, through its mounts. Errors: EngineError if it is not there."""
+        with self._errors():
+            archive = await self._quick.containers.container(container).get_archive(path)
+        with archive:
+            members = [member for member in archive if member.isfile()]
+            content = archive.extractfile(members[0]) if members else None
+            return content.read() if content is not None else b""
+
     async def environment(self, container: str) -> dict[str, str]:
         """The variables that a container was created with. Errors: EngineError if there is no such container."""
         with self._errors():
