@@ -170,6 +170,8 @@ async def test_a_worker_is_not_ready_until_it_is_connected_and_shows_what_it_len
             "asman_worker_jobs_taken_total 1.0",
         ):
             assert line in text.splitlines()
+        (free,) = (line for line in text.splitlines() if line.startswith('asman_worker_disk_free_bytes{place="data"}'))
+        assert float(free.split()[1]) > 0
         for answer in (text, str(shown)):
             assert secret_name not in answer
             assert f"{1:064x}" not in answer

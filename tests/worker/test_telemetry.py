@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from asman import __version__
 from asman.job import Outcome
 from asman_worker.telemetry import PHASES, STOPPED, Telemetry
@@ -81,6 +83,18 @@ def test_a_gauge_is_asked_when_somebody_looks() -> None:
     assert shown['asman_worker_cores{state="free"}'] == 3.0
     assert shown['asman_worker_cores{state="granted"}'] == 8.0
     assert shown["asman_worker_queues"] == 2
+
+
+def test_a_number_that_cannot_be_had_takes_no_other_away() -> None:
+    def fail() -> float:
+        raise FileNotFoundError("/gone")
+
+    telemetry = Telemetry()
+    telemetry.gauge("disk_free_bytes", "Free", fail, place="data")
+    telemetry.job_taken()
+    shown = _numbers(telemetry)
+    assert math.isnan(shown['asman_worker_disk_free_bytes{place="data"}'])
+    assert shown["asman_worker_jobs_taken_total"] == 1
 
 
 def test_two_workers_in_one_process_count_apart() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -212,12 +213,12 @@ async def _seen(
             waits_for=(*(["leaving"] if leaving else []), *holdings.intake.reasons),
         )
 
-    _measure(telemetry, holdings, look)
+    _measure(telemetry, holdings, look, Path(config.data_directory))
     async with status_server(config.status_address, look, telemetry, ping):
         yield
 
 
-def _measure(telemetry: Telemetry, holdings: Holdings, look: Callable[[], Vitals]) -> None:
+def _measure(telemetry: Telemetry, holdings: Holdings, look: Callable[[], Vitals], data: Path) -> None:
     """What is a matter of the moment, asked when somebody looks."""
     grant, ledger = holdings.grant, holdings.ledger
     amounts = (
@@ -228,6 +229,8 @@ def _measure(telemetry: Telemetry, holdings: Holdings, look: Callable[[], Vitals
     for name, text, granted, free in amounts:
         telemetry.gauge(name, text, partial(float, granted), state="granted")
         telemetry.gauge(name, text, free, state="free")
+    free_space = "Free space on the file system of a place"
+    telemetry.gauge("disk_free_bytes", free_space, lambda: shutil.disk_usage(data).free, place="data")
     telemetry.gauge("queues", "Queues that are served", lambda: look().queues)
     telemetry.gauge("queues_connected", "Queues whose server is connected", lambda: look().connected)
     telemetry.gauge("draining", "1 while no jobs are taken", lambda: look().draining)

@@ -11,8 +11,10 @@ Source: Prometheus text format; its advice on names and units.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -118,15 +120,23 @@ class Telemetry:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def gauge(self, name: str, text: str, read: Callable[[], float], **labels: str) -> None:
-        """Show what ``read`` answers at the moment of looking; it must not block.
+        """Show what ``read`` answers at the moment of looking; it must not block. An OSError of it is shown as NaN.
 
         Shape:  ``name`` without the prefix ``asman_worker_``; several calls with one name differ in their labels.
         """
         if name not in self._gauges:
             self._gauges[name] = Gauge(f"asman_worker_{name}", text, sorted(labels), registry=self._registry)
         child = self._gauges[name].labels(**labels) if labels else self._gauges[name]
-        child.set_function(read)
+        child.set_function(partial(_read_or_nan, read))
 
     def text(self) -> bytes:
         """Everything, in the text format of Prometheus 0.0.4."""
         return generate_latest(self._registry)
+
+
+def _read_or_nan(read: Callable[[], float]) -> float:
+    """One number that cannot be had must not take all the others away."""
+    try:
+        return read()
+    except OSError:
+        return math.nan
