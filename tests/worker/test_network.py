@@ -91,7 +91,7 @@ def grant(**changes: Any) -> Grant:
 
 
 def ask(address: str) -> str:
-    return f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 4 {address} 8080 2>/dev/null | tail -n 1"
+    return f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 6 nc -w 4 {address} 8080 2>/dev/null | tail -n 1"
 
 
 def script(*addresses: str) -> str:

@@ -60,7 +60,7 @@ async def test_what_was_never_started_is_not_held(engine: Engine, remains: Remai
 async def test_cleaning_asks_before_each_removal_and_removes_ended_helpers(engine: Engine, remains: Remains) -> None:
     kept, gone = await container(engine), await container(engine, attempt=3)
     helper = await engine.create({"Image": IMAGE, "Labels": {"asman.helper": "remains-test"}})
-    await remains.clean(lambda key: key == KEY)
+    await remains.clean(lambda key: key == KEY, lambda guard: False)
     assert await engine.inspect(kept) is not None
     assert await engine.inspect(gone) is None
     assert await engine.inspect(helper) is None
