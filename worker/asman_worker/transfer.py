@@ -17,6 +17,7 @@ import ipaddress
 import random
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
@@ -80,7 +81,8 @@ class Transfer:
     """Up- and downloads of one job.
 
     Shape:  ``server_url`` has no slash at its end; ``private_addresses`` lets downloads reach this network;
-            ``on_moved`` is told ``download`` or ``upload`` and the size of each file that was moved.
+            ``on_moved`` is told ``download`` or ``upload`` and the size of each file that was moved; ``tls`` is for
+            downloads from elsewhere than the server.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class Transfer:
         *,
         private_addresses: bool,
         on_moved: Callable[[str, int], None] = lambda direction, size: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._session = session
         self._server = URL(server_url)
         self._private_addresses = private_addresses
         self._on_moved = on_moved
+        self._tls = tls
 
     def blob_url(self, key: str) -> str:
         return f"{str(self._server).rstrip('/')}/f/{quote(key, safe='')}"
@@ -119,9 +123,10 @@ class Transfer:
         return size
 
     def _download_session(self, url: URL) -> _Borrowed | aiohttp.ClientSession:
-        if self._private_addresses or url.origin() == self._server.origin():
+        if url.origin() == self._server.origin() or (self._private_addresses and self._tls is None):
             return _Borrowed(self._session)
-        connector = aiohttp.TCPConnector(socket_factory=_public_socket, limit=4)
+        guard = None if self._private_addresses else _public_socket
+        connector = aiohttp.TCPConnector(socket_factory=guard, limit=4, ssl=self._tls or True)
         return aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, trust_env=False)
 
     async def upload(self, key: str, open_file: Callable[[], IO[bytes]], size: int) -> None:
