@@ -37,7 +37,7 @@ NOT_PUBLIC = (
 _INET = re.compile(r"\binet (\d+\.\d+\.\d+\.\d+)\b")
 _LEAF = re.compile(r"\|-- (\d+\.\d+\.\d+\.\d+)\s*\Z")
 
-Network = ipaddress.IPv4Network
+_Network = ipaddress.IPv4Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Routes:
     reachable: tuple[str, ...]
 
 
-def read_network(text: str, setting: str) -> Network:
+def read_network(text: str, setting: str) -> _Network:
     """An address or a network in CIDR form. Errors: ConfigError, naming the setting."""
     try:
         return ipaddress.IPv4Network(text.strip())
@@ -65,10 +65,10 @@ def routes_of(
     Shape:  ``host`` are addresses of the engine's host; ``deny`` and ``allow`` the owner's networks.
     Errors: ConfigError for a network or a resolver that cannot be read.
     """
-    closed = {Network(text) for text in NOT_PUBLIC}
+    closed = {_Network(text) for text in NOT_PUBLIC}
     opened = {read_network(text, "allow_networks") for text in allow}
     opened |= {r for r in (read_network(text, "dns") for text in resolvers) if any(r.subnet_of(n) for n in closed)}
-    own = {Network(address) for address in host if not address.startswith("127.")}
+    own = {_Network(address) for address in host if not address.startswith("127.")}
     refused = {read_network(text, "deny_networks") for text in deny}
     closed = {n for n in closed if not any(n.subnet_of(o) for o in opened)} | (own - opened) | refused
     return Routes(
