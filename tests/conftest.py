@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from docker_engine import DockerEngine, what_is_missing
+from other_engines import ENGINES, why_not
 
 pytest_plugins = ["ci_skips"]
 
@@ -23,12 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[DockerEngine]:
-    """One Docker engine for the whole run, started when the first test asks for it."""
-    given = os.environ.get("ASMAN_TEST_DOCKER_HOST")
-    missing = None if given else what_is_missing()
+    """One engine for the whole run, started when a test asks for it: Docker, or what ASMAN_TEST_ENGINE names."""
+    given, kind = os.environ.get("ASMAN_TEST_DOCKER_HOST"), os.environ.get("ASMAN_TEST_ENGINE", "docker")
+    missing = None if given else what_is_missing() if kind == "docker" else why_not(kind)
     if missing is not None:
         pytest.skip(missing)
-    with DockerEngine.given(given) if given else DockerEngine.private() as engine:
+    with DockerEngine.given(given) if given else ENGINES[kind].private() as engine:
         yield engine
 
 

@@ -26,11 +26,11 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["GUARD_IMAGE", "IMAGE", "DockerEngine", "EngineFailed", "what_is_missing"]
+__all__ = ["GUARD_IMAGE", "IMAGE", "DockerEngine", "EngineFailed", "remove_home", "what_is_missing"]
 
 IMAGE = "alpine:3.19.1"
 GUARD_IMAGE = "busybox:1.36"
@@ -73,9 +73,30 @@ class DockerEngine:
            containers see as the host's (``inside`` runs a command in it); None for an engine that was given to us.
     """
 
+    kind = "docker"
+
+    @property
+    def worker_flags(self) -> tuple[str, ...]:
+        """What a worker has to be told so that it starts with this engine."""
+        return ()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Limits that this engine cannot keep on this machine."""
+        return ()
+
     def __init__(self, host: str, pid: int | None) -> None:
         self.host = host
         self.pid = pid
+
+    def as_worker(self, command: Sequence[str]) -> list[str]:
+        """The command line of a worker that is to use this engine: as the same user, where that matters."""
+        return list(command)
+
+    @contextlib.contextmanager
+    def folder(self, given: Path) -> Iterator[Path]:
+        """A place for a worker's data that this engine reaches too; ``given`` where that will do."""
+        yield given
 
     @classmethod
     @contextlib.contextmanager
@@ -112,14 +133,14 @@ class DockerEngine:
             )
         try:
             engine = cls(f"unix://{home / 'docker.sock'}", process.pid)
-            engine._wait_until_up(process, log)
+            engine.wait_until_up(process, log)
             for image in (IMAGE, GUARD_IMAGE):
                 engine.load_image(image)
             yield engine
             engine._kill_containers()
         finally:
             _stop(process, name)
-            _remove(home)
+            remove_home(home)
 
     def request(self, method: str, path: str, body: bytes | None = None, timeout_s: float = 60.0) -> tuple[int, bytes]:
         """One call of the engine's HTTP interface. Errors: OSError if nobody answers."""
@@ -133,10 +154,9 @@ class DockerEngine:
 
     def load_image(self, tag: str) -> None:
         """Make an image of busybox under this name."""
-        repository, _, version = tag.rpartition(":")
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         changes = "".join(f"&changes={quote(line)}" for line in (f"ENV {path}", 'CMD ["/bin/sh"]'))
-        query = f"fromSrc=-&repo={quote(repository)}&tag={quote(version)}{changes}"
+        query = f"fromSrc=-&repo={quote(tag)}{changes}"
         status, answer = self.request("POST", f"/images/create?{query}", _busybox_tree())
         if status != 200 or b'"error"' in answer:
             raise EngineFailed(f"the engine did not import {tag}: {status} {answer.decode(errors='replace')}")
@@ -152,17 +172,18 @@ class DockerEngine:
         for container in json.loads(self.request("GET", "/containers/json")[1]):
             self.request("POST", f"/containers/{container['Id']}/kill")
 
-    def _wait_until_up(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def wait_until_up(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        """Errors: EngineFailed, with the end of the log."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise EngineFailed(f"dockerd ended with {process.returncode}: {_tail(log)}")
+                raise EngineFailed(f"the engine ended with {process.returncode}: {_tail(log)}")
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.request("GET", "/_ping", timeout_s=5.0)[0] == 200:
                     return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-        raise EngineFailed(f"dockerd did not answer within {_START_S:.0f} s: {_tail(log)}")
+        raise EngineFailed(f"the engine did not answer within {_START_S:.0f} s: {_tail(log)}")
 
 
 def _command(home: Path, name: str) -> list[str]:
@@ -243,7 +264,7 @@ def _remove_groups(name: str) -> None:
                 group.rmdir()
 
 
-def _remove(home: Path) -> None:
+def remove_home(home: Path) -> None:
     """Unmount what the engine left mounted below its folder, then remove it."""
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in sorted((p for p in points if p.startswith(f"{home}/")), reverse=True):

@@ -31,8 +31,9 @@ class Host:
         before = len(self._server.said("WorkerRegistration", name))
         where = ("--server", self._server.url, "--data-directory", str(self.data(name)), "--id", name)
         with (self._folder / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", "asman_worker", "first", *where, *self._engine.worker_flags, *flags]
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "asman_worker", "first", *where, *flags),
+                *self._engine.as_worker(command),
                 env={**os.environ, "DOCKER_HOST": self._engine.host, "PATH": self._path},
                 stderr=log,
             )
@@ -71,7 +72,15 @@ class Host:
         (outputs,) = (found for found in self.data(name).glob("id-*/jobs/**/outputs") if job in str(found))
         (outputs / "go").touch()
 
+    def has_output(self, file: str, name: str = "m-worker") -> bool:
+        """Has a job left this file, which may still be running?"""
+        return any(self.data(name).glob(f"id-*/jobs/**/outputs/{file}"))
+
+    def all_containers(self) -> list[dict[str, Any]]:
+        """Containers of any worker."""
+        labels = quote(json.dumps({"label": ["asman.worker"]}))
+        return list(json.loads(self._engine.request("GET", f"/containers/json?all=1&filters={labels}")[1]))
+
     def remove_all(self) -> None:
-        _, answer = self._engine.request("GET", '/containers/json?all=1&filters={"label":["asman.worker"]}')
-        for container in json.loads(answer):
+        for container in self.all_containers():
             self._engine.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")

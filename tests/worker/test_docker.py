@@ -150,7 +150,8 @@ async def test_stop_gives_a_grace_and_then_kills(engine: Engine) -> None:
 
 @pytest.mark.docker
 async def test_stored_logs_carry_their_times(engine: Engine) -> None:
-    container = await engine.create(sh("echo one; echo two >&2", HostConfig={"LogConfig": {"Type": "local"}}))
+    bounded = {"Type": (await engine.info()).log_driver}
+    container = await engine.create(sh("echo one; echo two >&2", HostConfig={"LogConfig": bounded}))
     try:
         await engine.start(container)
         await engine.wait(container)

@@ -287,7 +287,7 @@ async def test_a_trusted_worker_runs_jobs_too(bench: Bench) -> None:
 async def test_an_image_with_its_own_user_can_write_where_it_should(bench: Bench, docker_engine: DockerEngine) -> None:
     container = await bench.engine.create({"Image": IMAGE})
     changes = "repo=asman-test&tag=user&changes=USER%2065534"
-    assert docker_engine.request("POST", f"/commit?container={container}&{changes}")[0] == 201
+    assert docker_engine.request("POST", f"/commit?container={container}&{changes}", b"{}")[0] == 201
     await bench.engine.remove(container)
     report = await bench.run(
         "id -u; cat /inputs/i; echo c > /job-cache/mine; cat /job-cache/mine; echo o > /outputs/o",

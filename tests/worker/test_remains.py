@@ -124,7 +124,7 @@ async def test_an_image_that_cannot_help_is_told(engine: Engine, docker_engine: 
     made = await engine.create({"Image": IMAGE, "Cmd": ["rm", "/bin/chmod"], "HostConfig": {"NetworkMode": "none"}})
     await engine.start(made)
     assert await engine.wait(made) == 0
-    assert docker_engine.request("POST", f"/commit?container={made}&repo=asman-test&tag=no-chmod")[0] == 201
+    assert docker_engine.request("POST", f"/commit?container={made}&repo=asman-test&tag=no-chmod", b"{}")[0] == 201
     await engine.remove(made)
     remains.workspace(KEY).prepare()
     with pytest.raises(PermissionError, match="chmod"):

@@ -35,7 +35,7 @@ def body(script: str, **host: Any) -> dict[str, Any]:
         "Image": IMAGE,
         "Cmd": ["sh", "-c", script],
         "Labels": LABEL,
-        "HostConfig": {"NetworkMode": "none", "Init": True, "LogConfig": {"Type": "local"}, **host},
+        "HostConfig": {"NetworkMode": "none", "Init": True, **host},
     }
 
 

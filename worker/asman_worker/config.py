@@ -229,6 +229,15 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         shown_default="16g",
     ),
     WorkerSetting(
+        name="without_limits",
+        kind="list",
+        default=(),
+        flags=("--without-limits",),
+        envs=("ASMAN_WORKER_WITHOUT_LIMITS",),
+        help="Limits of jobs that this engine cannot keep and you do without: memory, cpus, pids.",
+        shown_default="none: such an engine is refused",
+    ),
+    WorkerSetting(
         name="drain_s",
         kind="seconds",
         default=0.0,
@@ -326,6 +335,7 @@ class WorkerConfig:
     dns: tuple[str, ...] = ("1.1.1.1", "8.8.8.8")
     guard_image: str = "busybox:1.36"
     max_outputs_bytes: int | None = None
+    without_limits: tuple[str, ...] = ()
     drain_s: float = 0.0
     on_lease_lost: str = "keep"
     ephemeral: int = 0

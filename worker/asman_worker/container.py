@@ -99,10 +99,13 @@ def labels_of(worker_id: str, queue: str, job_id: str, attempt: int) -> dict[str
     }
 
 
-def create_body(spec: ContainerSpec, *, host_cores: int = 0, selinux: bool = False) -> dict[str, Any]:
+def create_body(
+    spec: ContainerSpec, *, host_cores: int = 0, selinux: bool = False, log_driver: str = "local"
+) -> dict[str, Any]:
     """Write the engine's create request.
 
-    Shape:  ``selinux`` writes binds in the form that relabels them, the only form which works there.
+    Shape:  ``selinux`` writes binds in the form that relabels them, the only form which works there; ``log_driver`` is
+            how the engine keeps the output within a bound.
     Units:  NanoCpus in 1e-9 cores; ``host_cores`` caps it, because engines refuse more than they have.
     Source: Docker Engine API v1.41, ``POST /containers/create``.
     """
@@ -117,7 +120,7 @@ def create_body(spec: ContainerSpec, *, host_cores: int = 0, selinux: bool = Fal
         "AttachStderr": True,
         "Healthcheck": {"Test": ["NONE"]},
         "StopTimeout": math.ceil(spec.stop_grace_s),
-        "HostConfig": _host_config(spec, host_cores=host_cores, selinux=selinux),
+        "HostConfig": _host_config(spec, host_cores=host_cores, selinux=selinux, log_driver=log_driver),
     }
     if spec.command is not None:
         body["Cmd"] = list(spec.command)
@@ -130,7 +133,7 @@ def create_body(spec: ContainerSpec, *, host_cores: int = 0, selinux: bool = Fal
     return body
 
 
-def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool) -> dict[str, Any]:
+def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool, log_driver: str) -> dict[str, Any]:
     cores = min(spec.cores, host_cores) if host_cores else spec.cores
     binds = [m for m in spec.mounts if m.source]
     config: dict[str, Any] = {
@@ -149,7 +152,7 @@ def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool) -> dict
         "Init": True,
         "AutoRemove": False,
         "RestartPolicy": {"Name": "no"},
-        "LogConfig": {"Type": "local", "Config": {"max-size": "5m", "max-file": "2"}},
+        "LogConfig": {"Type": log_driver, "Config": {"max-size": "5m", "max-file": "2"}},
         "OomScoreAdj": _OOM_SCORE,
         "NetworkMode": spec.network,
         "PublishAllPorts": False,

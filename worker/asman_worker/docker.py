@@ -32,6 +32,7 @@ from aiodocker.exceptions import DockerError
 from aiodocker.networks import DockerNetwork
 
 from asman.errors import Unavailable
+from asman_worker.abilities import log_driver, missing_limits, reads_as_podman
 
 __all__ = [
     "Container",
@@ -57,13 +58,20 @@ EngineError = DockerError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What the engine says about its host."""
+    """What the engine says about its host.
+
+    Shape:  ``kind`` is ``docker`` or ``podman``; ``log_driver`` keeps a container's output within a bound; ``lacks``
+            names the limits that the engine cannot keep (see ``abilities``).
+    """
 
     cores: int
     memory_bytes: int
     arch: str
     selinux: bool
     version: str
+    kind: str = "docker"
+    log_driver: str = "local"
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,18 +210,33 @@ class Engine:
             await self._quick.version()
 
     async def info(self) -> EngineInfo:
-        """Asked once, then remembered."""
+        """Asked once, then remembered. Errors: ConfigError if it cannot keep logs within a bound."""
         if self._info is None:
             with self._errors():
                 raw = await self._quick.system.info()
+                is_podman = reads_as_podman(await self._quick.version())
+            podman = await self._podman_info() if is_podman else None
             self._info = EngineInfo(
                 cores=int(raw.get("NCPU") or 1),
                 memory_bytes=int(raw.get("MemTotal") or 0),
                 arch=str(raw.get("Architecture") or ""),
                 selinux=any("selinux" in option for option in raw.get("SecurityOptions") or ()),
                 version=str(raw.get("ServerVersion") or ""),
+                kind="podman" if is_podman else "docker",
+                log_driver=log_driver(raw),
+                lacks=missing_limits(raw, podman),
             )
         return self._info
+
+    async def _podman_info(self) -> Mapping[str, Any]:
+        """Podman's own account of its host."""
+        response = await self._open("GET", "v4.0.0/libpod/info", {})
+        try:
+            with self._errors():
+                account = await response.json()
+        finally:
+            response.close()
+        return account if isinstance(account, Mapping) else {}
 
     async def image(self, name: str) -> ImageInfo | None:
         """What the engine has under this name, None if nothing."""

@@ -21,9 +21,10 @@ import aiohttp
 
 from asman import __version__
 from asman.errors import Unavailable
+from asman_worker.abilities import check_limits, check_network
 from asman_worker.agent import Agent
 from asman_worker.config import WorkerConfig
-from asman_worker.docker import Engine
+from asman_worker.docker import Engine, EngineInfo
 from asman_worker.executor import Executor
 from asman_worker.fingerprint import Identity, hold_identity
 from asman_worker.gpu import choose, detect, parse_gpus
@@ -89,7 +90,8 @@ async def run_worker(
     ) as identity:
         async with Engine() as engine, aiohttp.ClientSession() as session:
             await engine.ping()
-            grant = await read_grant(config, engine)
+            info, grant = await engine.info(), await read_grant(config, engine)
+            _check_engine(config, info, grant)
             executor = Executor(
                 grant=grant,
                 worker_id=identity.worker_id,
@@ -109,12 +111,20 @@ async def run_worker(
                     grant,
                     session,
                     spawn,
-                    arch=(await engine.info()).arch,
+                    arch=info.arch,
                     intake=intake,
                     telemetry=telemetry,
                     ping=engine.ping,
                 )
             await executor.settle()
+
+
+def _check_engine(config: WorkerConfig, info: EngineInfo, grant: Grant) -> None:
+    """Errors: ConfigError for an engine that cannot keep what is promised, unless the owner does without it."""
+    for sentence in check_limits(info.lacks, config.without_limits):
+        _log.warning(sentence)
+    shared = (grant.network or grant.rules.network) != "none"
+    check_network(info.kind, shared=shared, trusted=grant.profile == "trusted")
 
 
 @asynccontextmanager

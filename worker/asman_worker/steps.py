@@ -153,7 +153,7 @@ class Steps:
             async with self.watched(job):
                 return await run_container(
                     self._engine,
-                    create_body(spec, host_cores=info.cores, selinux=info.selinux),
+                    create_body(spec, host_cores=info.cores, selinux=info.selinux, log_driver=info.log_driver),
                     job.pump,
                     limit_s=job.limit_s,
                     grace_s=self.grant.stop_grace_s,
