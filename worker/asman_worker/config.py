@@ -220,6 +220,50 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         help="Image with sh, ip, sed and sleep, for the containers that fence in jobs with egress.",
     ),
     WorkerSetting(
+        name="pids",
+        kind="whole",
+        default=0,
+        flags=("--pids",),
+        envs=("ASMAN_WORKER_PIDS",),
+        help="Most processes and threads of one job.",
+        shown_default="1024; 256 under strict, 4096 under trusted",
+    ),
+    WorkerSetting(
+        name="allow_caps",
+        kind="list",
+        default=(),
+        flags=("--allow-cap",),
+        envs=("ASMAN_WORKER_ALLOW_CAPS",),
+        help="Give every job this capability too, such as NET_BIND_SERVICE; may be given several times.",
+        shown_default="none",
+    ),
+    WorkerSetting(
+        name="allow_setuid",
+        kind="flag",
+        default=False,
+        flags=("--allow-setuid",),
+        envs=("ASMAN_WORKER_ALLOW_SETUID",),
+        help="Let programs such as sudo gain rights inside of a container; loosens every profile.",
+    ),
+    WorkerSetting(
+        name="runtime",
+        kind="text",
+        default="",
+        flags=("--runtime",),
+        envs=("ASMAN_WORKER_RUNTIME",),
+        help="Runtime of the container engine for jobs, such as runsc (gVisor).",
+        shown_default="the engine's; under strict a sandbox if the engine has one",
+    ),
+    WorkerSetting(
+        name="volumes",
+        kind="list",
+        default=(),
+        flags=("--volume",),
+        envs=("ASMAN_WORKER_VOLUMES",),
+        help="Mount a volume of the engine into every job, NAME:/path or NAME:/path:ro; needs --profile trusted.",
+        shown_default="none",
+    ),
+    WorkerSetting(
         name="max_outputs_bytes",
         kind="size",
         default=None,
@@ -311,8 +355,9 @@ SETTINGS: tuple[WorkerSetting, ...] = (
 class WorkerConfig:
     """The settings of one worker; the fields are the rows of ``SETTINGS``, in their units.
 
-    Shape:  ``server`` has no trailing slash. ``memory_bytes`` and ``max_outputs_bytes`` None, ``network`` empty: not
-            said, so the profile or the host decides. ``gpus`` is the owner's words, read where devices are known.
+    Shape:  ``server`` has no trailing slash. ``memory_bytes`` and ``max_outputs_bytes`` None, ``pids`` 0, ``network``
+            and ``runtime`` empty: not said, so the profile or the host decides. ``gpus`` is the owner's words, read
+            where devices are known.
     """
 
     queues: tuple[str, ...]
@@ -334,6 +379,11 @@ class WorkerConfig:
     deny_networks: tuple[str, ...] = ()
     dns: tuple[str, ...] = ("1.1.1.1", "8.8.8.8")
     guard_image: str = "busybox:1.36"
+    pids: int = 0
+    allow_caps: tuple[str, ...] = ()
+    allow_setuid: bool = False
+    runtime: str = ""
+    volumes: tuple[str, ...] = ()
     max_outputs_bytes: int | None = None
     without_limits: tuple[str, ...] = ()
     drain_s: float = 0.0

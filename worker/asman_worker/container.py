@@ -16,7 +16,10 @@ from typing import Any
 
 from asman_worker.grant import LEAST_CORES
 
-__all__ = ["ContainerSpec", "JobFolders", "Mount", "cache_volume", "create_body", "labels_of"]
+__all__ = ["CACHE", "ContainerSpec", "JobFolders", "Mount", "cache_volume", "create_body", "labels_of"]
+
+CACHE = "/job-cache"
+"""Where images expect a folder that outlives the job."""
 
 _OOM_SCORE = 500
 
@@ -48,7 +51,8 @@ class ContainerSpec:
     """Everything the engine is told about one container.
 
     Shape:  ``command`` and ``entrypoint`` None leave the image's own; ``device_ids`` are uuids or host indices as
-            text; ``env`` is ordered, the worker's own variables last.
+            text; ``env`` is ordered, the worker's own variables last; ``seccomp`` is a profile as JSON, empty for
+            the engine's own; ``runtime`` empty is the engine's default.
     Units:  cores; bytes; seconds.
     """
 
@@ -74,6 +78,8 @@ class ContainerSpec:
     device_ids: tuple[str, ...]
     stop_grace_s: float
     runs_as_root: bool
+    seccomp: str = ""
+    runtime: str = ""
 
 
 def cache_volume(queue: str) -> str:
@@ -146,7 +152,7 @@ def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool, log_dri
         "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in spec.ulimits],
         "CapDrop": ["ALL"] if spec.drop_all else [],
         "CapAdd": list(spec.capabilities),
-        "SecurityOpt": ["no-new-privileges"] if spec.no_new_privileges else [],
+        "SecurityOpt": _security(spec),
         "ReadonlyRootfs": spec.read_only_root,
         "Tmpfs": dict(spec.tmpfs),
         "Init": True,
@@ -154,6 +160,8 @@ def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool, log_dri
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": log_driver, "Config": {"max-size": "5m", "max-file": "2"}},
         "OomScoreAdj": _OOM_SCORE,
+        "OomKillDisable": False,
+        "Runtime": spec.runtime,
         "NetworkMode": spec.network,
         "PublishAllPorts": False,
         "PortBindings": {},
@@ -161,15 +169,25 @@ def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool, log_dri
         "PidMode": "",
         "UTSMode": "",
         "CgroupnsMode": "private",
+        "UsernsMode": "",
+        "CgroupParent": "",
+        "Sysctls": {},
         "Devices": [],
+        "DeviceCgroupRules": [],
         "DeviceRequests": _device_requests(spec.device_ids),
         "Mounts": [_mount(m) for m in spec.mounts if not (selinux and m.source)],
         "Binds": [f"{m.source}:{m.target}:{'ro,Z' if m.read_only else 'Z'}" for m in binds] if selinux else [],
         "VolumesFrom": [],
         "GroupAdd": [],
+        "Links": [],
         "ExtraHosts": [],
     }
     return config
+
+
+def _security(spec: ContainerSpec) -> list[str]:
+    options = ["no-new-privileges"] if spec.no_new_privileges else []
+    return [*options, f"seccomp={spec.seccomp}"] if spec.seccomp else options
 
 
 def _device_requests(device_ids: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import math
 import os
 import tarfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -61,17 +61,24 @@ class EngineInfo:
     """What the engine says about its host.
 
     Shape:  ``kind`` is ``docker`` or ``podman``; ``log_driver`` keeps a container's output within a bound; ``lacks``
-            names the limits that the engine cannot keep (see ``abilities``).
+            names the limits that the engine cannot keep (see ``abilities``). ``fences`` maps what it fences containers
+            in with (``seccomp``, ``apparmor``, ``selinux``, ``rootless``, ``userns``, ...) to the profile of it, empty
+            where it names none; ``runtimes`` may be asked for by name.
     """
 
     cores: int
     memory_bytes: int
     arch: str
-    selinux: bool
     version: str
     kind: str = "docker"
     log_driver: str = "local"
     lacks: tuple[str, ...] = ()
+    fences: Mapping[str, str] = field(default_factory=dict)
+    runtimes: tuple[str, ...] = ()
+
+    @property
+    def selinux(self) -> bool:
+        return "selinux" in self.fences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +227,12 @@ class Engine:
                 cores=int(raw.get("NCPU") or 1),
                 memory_bytes=int(raw.get("MemTotal") or 0),
                 arch=str(raw.get("Architecture") or ""),
-                selinux=any("selinux" in option for option in raw.get("SecurityOptions") or ()),
                 version=str(raw.get("ServerVersion") or ""),
                 kind="podman" if is_podman else "docker",
                 log_driver=log_driver(raw),
                 lacks=missing_limits(raw, podman),
+                fences=dict(_fence(option) for option in raw.get("SecurityOptions") or ()),
+                runtimes=tuple(sorted(raw.get("Runtimes") or ())),
             )
         return self._info
 
@@ -433,6 +441,12 @@ class Engine:
                 await handle.put_archive("/", _open_folder("v"))  # type: ignore[no-untyped-call]
         finally:
             await self.remove(container)
+
+
+def _fence(option: str) -> tuple[str, str]:
+    """One of the engine's security options: ``name=seccomp,profile=default``, or the bare name in older ones."""
+    stated = dict(part.partition("=")[::2] for part in option.split(","))
+    return stated.get("name") or option.partition(",")[0], stated.get("profile", "")
 
 
 def _open_folder(name: str) -> bytes:

@@ -8,6 +8,7 @@ Source: contract, "Container hardening" (the profile table).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,13 +22,16 @@ __all__ = [
     "EGRESS_NETWORK",
     "LEAST_CORES",
     "LEAST_MEMORY_BYTES",
+    "LEAST_PIDS",
     "NETWORK",
     "NETWORK_CLASSES",
     "PROFILES",
     "Grant",
+    "NamedVolume",
     "Profile",
     "check_grant",
     "default_memory_bytes",
+    "parse_volume",
 ]
 
 NETWORK = "asman-jobs"
@@ -44,7 +48,25 @@ LEAST_MEMORY_BYTES = 6 << 20
 
 _MIB = 1 << 20
 _GIB = 1 << 30
+LEAST_PIDS = 8
+"""A shell, what it starts, and the engine's own init."""
+
 _STANDARD_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")
+_LENDABLE_CAPABILITIES = """
+    CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP SETFCAP NET_BIND_SERVICE NET_RAW NET_BROADCAST
+    SYS_CHROOT SYS_NICE SYS_PTRACE IPC_LOCK IPC_OWNER AUDIT_WRITE
+"""
+"""What stays inside a container's own processes, files and network."""
+
+_HOST_CAPABILITIES = """
+    AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH LEASE LINUX_IMMUTABLE MAC_ADMIN
+    MAC_OVERRIDE MKNOD NET_ADMIN PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE SYS_PACCT SYS_RAWIO SYS_RESOURCE
+    SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+"""
+"""What reaches the kernel, its devices or other people's limits: for an owner's own jobs only."""
+
+_VOLUME = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{1,127}):(?P<target>/[^:\0]+?)(?P<mode>:ro|:rw)?\Z")
+_NO_VOLUME_AT = ("/", "/dev", "/inputs", "/job-cache", "/outputs", "/proc", "/sys")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +75,11 @@ class Profile:
 
     Shape:  ``drop_all`` False keeps the engine's default capabilities; ``shm_bytes`` is the most a job gets, and what
             it gets if it does not ask, None for no such bound; ``nofile`` None keeps the engine's default; ``tmpfs``
-            are (path, options) of the writable places under a read-only root, among them a ``/job-cache`` that ends
-            with the job where ``shared_cache`` is False; ``user`` replaces root. ``network`` is the class that jobs
-            get; where ``must_ask`` holds they get none unless they ask for it.
+            are (path, bytes) of the writable places under a read-only root, among them a ``/job-cache`` that ends
+            with the job where ``shared_cache`` is False; ``user`` replaces root. ``own_seccomp`` takes our list of
+            system calls in the place of the engine's; ``registries`` are those that images come from where the owner
+            allows no images by name, empty: any. ``network`` is the class that jobs get; where ``must_ask`` holds they
+            get none unless they ask for it.
     """
 
     drop_all: bool
@@ -67,8 +91,12 @@ class Profile:
     must_ask: bool = False
     user: str = ""
     read_only_root: bool = False
-    tmpfs: tuple[tuple[str, str], ...] = ()
+    tmpfs: tuple[tuple[str, int], ...] = ()
     shared_cache: bool = True
+    own_seccomp: bool = False
+    registries: tuple[str, ...] = ()
+    named_volumes: bool = False
+    """May the owner mount volumes of the engine into every job?"""
     private_addresses: bool = False
     """May URL inputs be fetched from addresses that are not public?"""
 
@@ -93,13 +121,25 @@ PROFILES: Mapping[str, Profile] = {
         user="65532:65532",
         read_only_root=True,
         tmpfs=(
-            ("/tmp", "rw,exec,nosuid,nodev,size=512m,mode=1777"),
-            ("/var/tmp", "rw,exec,nosuid,nodev,size=128m,mode=1777"),
-            ("/run", "rw,exec,nosuid,nodev,size=64m,mode=1777"),
-            ("/home", "rw,exec,nosuid,nodev,size=128m,mode=1777"),
-            ("/job-cache", "rw,exec,nosuid,nodev,size=1g,mode=1777"),
+            ("/tmp", 512 * _MIB),
+            ("/var/tmp", 128 * _MIB),
+            ("/run", 64 * _MIB),
+            ("/home", 128 * _MIB),
+            ("/job-cache", _GIB),
         ),
         shared_cache=False,
+        own_seccomp=True,
+        registries=(
+            "docker.io",
+            "gcr.io",
+            "ghcr.io",
+            "mcr.microsoft.com",
+            "nvcr.io",
+            "public.ecr.aws",
+            "quay.io",
+            "registry.gitlab.com",
+            "registry.k8s.io",
+        ),
     ),
     "trusted": Profile(
         drop_all=False,
@@ -109,8 +149,18 @@ PROFILES: Mapping[str, Profile] = {
         nofile=None,
         network="open",
         private_addresses=True,
+        named_volumes=True,
     ),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedVolume:
+    """A volume of the engine that an owner mounts into every job of a trusted worker."""
+
+    name: str
+    target: str
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +172,8 @@ class Grant:
             ``allow_networks`` and ``deny_networks`` (CIDR) what they reach beyond, or short of, the public internet;
             ``guard_image`` is what fences them in (``network``). ``pids`` overrides the profile's.
             ``max_open_files`` is the most this host's engine can give one process, None: no bound known.
-            ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges.
+            ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges. ``runtime`` is
+            one of the engine's, empty for its default.
     Units:  cores; bytes; seconds. The three step limits bound fetching inputs, pulling and uploading, each.
     """
 
@@ -141,6 +192,8 @@ class Grant:
     pids: int | None = None
     capabilities: tuple[str, ...] = ()
     allow_setuid: bool = False
+    runtime: str = ""
+    volumes: tuple[NamedVolume, ...] = ()
     max_input_bytes: int = 16 * _GIB
     max_output_bytes: int = 16 * _GIB
     max_output_files: int = 10_000
@@ -184,6 +237,47 @@ def check_grant(grant: Grant) -> None:
         raise BadRequest(
             f"memory is {show_bytes(grant.memory_bytes)}; the engine needs {show_bytes(LEAST_MEMORY_BYTES)}"
         )
+    if grant.pids is not None and grant.pids < LEAST_PIDS:
+        raise BadRequest(f"pids is {grant.pids}; at least {LEAST_PIDS} are needed to run anything")
+    _check_capabilities(grant)
+    if grant.volumes and not grant.rules.named_volumes:
+        raise BadRequest(
+            f"volume {grant.volumes[0].name} is for every job of this worker, and its profile is {grant.profile}",
+            hint="Volumes are shared by all jobs: use --profile trusted on a worker for your own jobs.",
+        )
+
+
+def _check_capabilities(grant: Grant) -> None:
+    lendable, of_the_host = _LENDABLE_CAPABILITIES.split(), _HOST_CAPABILITIES.split()
+    for name in grant.capabilities:
+        if name not in lendable and name not in of_the_host:
+            raise BadRequest(
+                f"allow_caps has {clip(name)}, which is no capability of a container",
+                hint=f"Written without CAP_; known are: {', '.join(sorted(lendable))}.",
+            )
+        if name in of_the_host and grant.profile != "trusted":
+            raise BadRequest(
+                f"allow_caps has {name}, which reaches the host, and the profile is {grant.profile}",
+                hint="Use --profile trusted on a worker for your own jobs, or leave it out.",
+            )
+
+
+def parse_volume(text: str) -> NamedVolume:
+    """``NAME:/path`` or ``NAME:/path:ro``: a volume's name, never a path of the host.
+
+    Errors: BadRequest, also for a place that is the worker's or the kernel's.
+    """
+    found = _VOLUME.match(text)
+    parts = found["target"].split("/")[1:] if found else []
+    if not found or any(part in ("", ".", "..") for part in parts):
+        raise BadRequest(f"volume is {clip(text)}", hint="Write NAME:/path or NAME:/path:ro, NAME being a volume's.")
+    target = found["target"]
+    if any(target == place or (place != "/" and target.startswith(f"{place}/")) for place in _NO_VOLUME_AT):
+        raise BadRequest(
+            f"volume is {clip(text)}; nothing can be mounted there",
+            hint=f"Choose a place outside of {', '.join(_NO_VOLUME_AT[1:])}.",
+        )
+    return NamedVolume(name=found["name"], target=target, read_only=found["mode"] == ":ro")
 
 
 def default_memory_bytes(host_bytes: int) -> int:

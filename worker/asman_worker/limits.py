@@ -23,14 +23,17 @@ from asman.job import Requirements
 from asman.matching import rules
 from asman.units import parse_duration_s, parse_size_bytes
 from asman_worker.command import container_argv
-from asman_worker.container import ContainerSpec, JobFolders, Mount, cache_volume
+from asman_worker.container import CACHE, ContainerSpec, JobFolders, Mount, cache_volume
 from asman_worker.gpu import Gpu
 from asman_worker.grant import LEAST_MEMORY_BYTES, NETWORK_CLASSES, Grant, Profile
 from asman_worker.image_name import matches_any
+from asman_worker.seccomp import strict_profile
 
 __all__ = ["Allotment", "allot", "container_spec", "image_of", "network_class", "read_requirements", "time_limit_s"]
 
 _GIB = 1 << 30
+_HOME_OF_NOBODY = "/home"
+"""For a user who is in no image's list of users and would otherwise be at home in /, where nothing can be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +189,21 @@ def image_of(definition: Mapping[str, Any], grant: Grant) -> str:
             details=(("definition.image", "not among the images that the owner allows"),),
             status=422,
         )
+    if not grant.images and grant.rules.registries and _registry(name) not in grant.rules.registries:
+        raise LimitExceeded(
+            f"definition.image asks for {clip(name)}, this worker takes from {', '.join(grant.rules.registries)}",
+            hint="Use an image of one of these registries, or send the job to another queue.",
+            details=(("definition.image", "not from a registry that the owner's profile takes"),),
+            status=422,
+        )
     return name
+
+
+def _registry(image: str) -> str:
+    """The first part of a name is a registry if it looks like a host, as the engine reads it."""
+    first, slash, _ = image.partition("/")
+    is_host = slash and ("." in first or ":" in first or first == "localhost")
+    return first.lower().replace("index.docker.io", "docker.io") if is_host else "docker.io"
 
 
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -220,6 +237,8 @@ def container_spec(
     """
     profile = grant.rules
     image_is_root = image_user.partition(":")[0] in ("", "0", "root")
+    user = profile.user if image_is_root else ""
+    home = {"HOME": _HOME_OF_NOBODY} if user else {}
     user_env = _env(definition.get("env"))
     command, entrypoint = container_argv(
         definition.get("command"),
@@ -232,8 +251,8 @@ def container_spec(
         command=command,
         entrypoint=entrypoint,
         workdir=_workdir(definition.get("workdir")),
-        user=profile.user if image_is_root else "",
-        env=tuple({**user_env, **_system_env(server_url, job_id, allotment.gpus)}.items()),
+        user=user,
+        env=tuple({**home, **user_env, **_system_env(server_url, job_id, allotment.gpus)}.items()),
         labels=tuple({**labels, "asman.gpus": ",".join(gpu.device_id for gpu in allotment.gpus)}.items()),
         cores=allotment.cores,
         memory_bytes=allotment.memory_bytes,
@@ -244,12 +263,14 @@ def container_spec(
         capabilities=tuple(sorted({*profile.capabilities, *grant.capabilities})),
         no_new_privileges=not grant.allow_setuid,
         read_only_root=profile.read_only_root,
-        tmpfs=profile.tmpfs,
+        tmpfs=_tmpfs(profile, allotment.memory_bytes),
         network=network_mode,
-        mounts=_mounts(folders, cache_volume(queue) if profile.shared_cache else ""),
+        mounts=_mounts(folders, cache_volume(queue) if profile.shared_cache else "", grant),
         device_ids=tuple(gpu.device_id for gpu in allotment.gpus),
         stop_grace_s=grant.stop_grace_s,
         runs_as_root=image_is_root and not profile.user,
+        seccomp=strict_profile() if profile.own_seccomp else "",
+        runtime=grant.runtime,
     )
 
 
@@ -317,10 +338,18 @@ def _ulimits(profile: Profile, grant: Grant) -> tuple[tuple[str, int], ...]:
     return tuple(limits)
 
 
-def _mounts(folders: JobFolders, volume: str) -> tuple[Mount, ...]:
+def _tmpfs(profile: Profile, memory_bytes: int) -> tuple[tuple[str, str], ...]:
+    """What lies in them counts as the job's memory; half of that each, so that a full one is told as a full disk."""
+    return tuple(
+        (path, f"rw,exec,nosuid,nodev,size={min(size, memory_bytes // 2)},mode=1777") for path, size in profile.tmpfs
+    )
+
+
+def _mounts(folders: JobFolders, volume: str, grant: Grant) -> tuple[Mount, ...]:
     return (
         Mount(target="/inputs", source=folders.inputs, read_only=True),
         Mount(target="/outputs", source=folders.outputs),
         *(Mount(target=target, source=path, read_only=True) for target, path in folders.config_files),
-        *([Mount(target="/job-cache", volume=volume)] if volume else []),
+        *([Mount(target=CACHE, volume=volume)] if volume else []),
+        *(Mount(target=v.target, volume=v.name, read_only=v.read_only) for v in grant.volumes),
     )

@@ -26,9 +26,10 @@ from asman_worker.agent import Agent
 from asman_worker.config import WorkerConfig
 from asman_worker.docker import Engine, EngineInfo
 from asman_worker.executor import Executor
+from asman_worker.fences import check_engine, choose_runtime
 from asman_worker.fingerprint import Identity, hold_identity
 from asman_worker.gpu import choose, detect, parse_gpus
-from asman_worker.grant import Grant, check_grant, default_memory_bytes
+from asman_worker.grant import Grant, check_grant, default_memory_bytes, parse_volume
 from asman_worker.holdings import Holdings
 from asman_worker.intake import Intake
 from asman_worker.outbox import Outbox
@@ -43,6 +44,7 @@ __all__ = ["own_tasks", "read_grant", "run_worker", "serve"]
 _log = logging.getLogger(__name__)
 
 _LAST_REPORTS_S = 5.0
+_APPARMOR = "/sys/module/apparmor/parameters/enabled"
 
 
 async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
@@ -69,11 +71,26 @@ async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
         deny_networks=config.deny_networks,
         guard_image=config.guard_image,
         dns=config.dns,
+        pids=config.pids or None,
+        capabilities=tuple(name.upper().removeprefix("CAP_") for name in config.allow_caps),
+        allow_setuid=config.allow_setuid,
+        runtime=choose_runtime(config.runtime, config.profile, info.runtimes),
+        volumes=tuple(parse_volume(text) for text in config.volumes),
     )
     if config.max_outputs_bytes is not None:
         grant = replace(grant, max_output_bytes=config.max_outputs_bytes)
     check_grant(grant)
+    for warning in check_engine(grant, info, host_has_apparmor=_host_has_apparmor(engine)):
+        _log.warning(warning)
     return grant
+
+
+def _host_has_apparmor(engine: Engine) -> bool:
+    """Asked only of an engine on this host; another's kernel cannot be seen from here."""
+    try:
+        return engine.address.startswith("unix://") and Path(_APPARMOR).read_text().strip() == "Y"
+    except OSError:
+        return False
 
 
 async def run_worker(

@@ -21,7 +21,7 @@ from asman.errors import AsmanError, LimitExceeded
 from asman.job import Requirements
 from asman.units import show_duration
 from asman_worker.attempt import Attempt, LogSink
-from asman_worker.container import ContainerSpec, JobFolders, create_body, labels_of
+from asman_worker.container import CACHE, ContainerSpec, JobFolders, create_body, labels_of
 from asman_worker.docker import Engine, EngineError, EngineInfo
 from asman_worker.grant import Grant
 from asman_worker.images import Images
@@ -130,7 +130,7 @@ class Steps:
             image_has_entrypoint=image.has_entrypoint,
         )
         for mount in spec.mounts:
-            if mount.volume:
+            if mount.target == CACHE:
                 await self._ensure_volume(mount.volume, spec)
         return spec
 
