@@ -30,8 +30,8 @@ _STEPS: tuple[tuple[float, tuple[str, ...]], ...] = (
 )
 _SECONDS = {name: seconds for seconds, names in _STEPS for name in names}
 _NEXT_SMALLER = {seconds: _STEPS[max(i - 1, 0)][0] for i, (seconds, _) in enumerate(_STEPS)}
-_GROUP = re.compile(r"\s*((?:\d+(?:\.\d+)?|(?<!\d)\.\d+)(?:e[+-]?\d+)?)\s*([a-zµ]*)", re.IGNORECASE)
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?\s*\Z", re.IGNORECASE)
+_GROUP = re.compile(r"\s*((?:\d+(?:\.\d+)?|(?<!\d)\.\d+)(?:e[+-]?\d+)?)\s*([a-zµ]*)", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?\s*\Z", re.IGNORECASE | re.ASCII)
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 

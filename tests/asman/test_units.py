@@ -53,7 +53,23 @@ def test_a_duration_is_a_sum_of_numbers_with_units(text: str | float, seconds: f
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "0s", "-5m", "5 parsecs", "h", "5m!", "1.2.3s", "1..2s", "1e999s", True, None, ["5m"], -1, float("nan")],
+    [
+        "0",
+        "0s",
+        "-5m",
+        "5 parsecs",
+        "h",
+        "5m!",
+        "1.2.3s",
+        "1..2s",
+        "1e999s",
+        "\uff15m",
+        True,
+        None,
+        ["5m"],
+        -1,
+        float("nan"),
+    ],
 )
 def test_what_is_no_duration_above_zero_is_refused(text: Any) -> None:
     with pytest.raises(BadRequest) as caught:
@@ -87,7 +103,23 @@ def test_a_size_takes_all_common_spellings_with_1024_to_the_step(text: str | flo
 
 
 @pytest.mark.parametrize(
-    "text", ["", "big", "-1", "1x", "1 g b", "1ib5", "1e30", True, None, [1], float("nan"), "9" * 400, "9" * 308 + "p"]
+    "text",
+    [
+        "",
+        "big",
+        "-1",
+        "1x",
+        "1 g b",
+        "1ib5",
+        "1e30",
+        "\uff11g",
+        True,
+        None,
+        [1],
+        float("nan"),
+        "9" * 400,
+        "9" * 308 + "p",
+    ],
 )
 def test_what_is_no_size_is_refused(text: Any) -> None:
     with pytest.raises(BadRequest, match="is not a size"):

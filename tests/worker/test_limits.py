@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from asman.errors import AsmanError, BadDefinition, LimitExceeded
 from asman_worker.container import JobFolders, cache_volume, create_body, labels_of
 from asman_worker.gpu import Gpu
-from asman_worker.grant import NETWORK, Grant
+from asman_worker.grant import NETWORK, Grant, NamedVolume
 from asman_worker.limits import (
     Allotment,
     allot,
@@ -23,6 +24,8 @@ from asman_worker.limits import (
     read_requirements,
     time_limit_s,
 )
+from asman_worker.seccomp import strict_profile
+from hostile import ATTEMPTS, TRICKS
 
 GIB = 1 << 30
 GRANT = Grant(cores=4, memory_bytes=16 * GIB, max_duration_s=1200, tags=frozenset({"big", "ssd"}))
@@ -136,78 +139,8 @@ def test_what_is_outside_of_the_host_config_is_closed_too() -> None:
     assert "Entrypoint" not in request
 
 
-# What a stranger might try. Values that are read at all are refused or have no effect on the host's side.
-ATTEMPTS: list[dict[str, Any]] = [
-    {"HostConfig": {"Privileged": True}},
-    {"hostConfig": {"Binds": ["/:/host"]}},
-    {"privileged": True},
-    {"Privileged": True},
-    {"binds": ["/var/run/docker.sock:/var/run/docker.sock"]},
-    {"Binds": ["/:/host"]},
-    {"volumes": {"/host": {}}},
-    {"Volumes": {"/": {}}},
-    {"mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
-    {"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]},
-    {"volumesFrom": ["other"]},
-    {"capAdd": ["SYS_ADMIN"]},
-    {"CapAdd": ["ALL"]},
-    {"cap_add": ["NET_ADMIN"]},
-    {"capDrop": []},
-    {"securityOpt": ["seccomp=unconfined"]},
-    {"SecurityOpt": ["apparmor=unconfined"]},
-    {"devices": ["/dev/kvm"]},
-    {"Devices": [{"PathOnHost": "/dev/sda"}]},
-    {"DeviceRequests": [{"Count": -1}]},
-    {"gpus": "all"},
-    {"networkMode": "host"},
-    {"network": "host"},
-    {"NetworkMode": "container:other"},
-    {"pidMode": "host"},
-    {"PidMode": "host"},
-    {"ipcMode": "host"},
-    {"UTSMode": "host"},
-    {"CgroupnsMode": "host"},
-    {"CgroupParent": "/"},
-    {"usernsMode": "host"},
-    {"runtime": "nvidia"},
-    {"Runtime": "sysbox"},
-    {"memory": "900g"},
-    {"Memory": 0},
-    {"memorySwap": -1},
-    {"NanoCpus": 10**12},
-    {"cpus": 64},
-    {"pidsLimit": -1},
-    {"ulimits": [{"Name": "nofile", "Hard": 10**9}]},
-    {"readonlyRootfs": False},
-    {"oomKillDisable": True},
-    {"OomScoreAdj": -1000},
-    {"sysctls": {"kernel.shmmax": "1"}},
-    {"tmpfs": {"/run": ""}},
-    {"ports": {"22/tcp": 22}},
-    {"PublishAllPorts": True},
-    {"extraHosts": ["metadata:169.254.169.254"]},
-    {"dns": ["10.0.0.1"]},
-    {"groupAdd": ["docker"]},
-    {"init": False},
-    {"logConfig": {"Type": "syslog"}},
-    {"restartPolicy": {"Name": "always"}},
-    {"autoRemove": True},
-    {"user": "0:0"},
-    {"env": {"NVIDIA_VISIBLE_DEVICES": "all", "CUDA_VISIBLE_DEVICES": "0"}},
-    {"env": {"DOCKER_HOST": "unix:///var/run/docker.sock"}},
-    {"workdir": "/outputs/../.."},
-    {"entrypoint": "/bin/sh -c"},
-    {"command": ["--privileged", "-v", "/:/host"]},
-    {"labels": {"asman.worker": "other"}},
-    {"name": "other"},
-    {"shmSize": "500g"},
-    {"requirements": {"disk": "9t", "privileged": True}},
-    {"v": 99},
-]
-
-
 def test_there_are_enough_attempts() -> None:
-    assert len(ATTEMPTS) >= 60
+    assert len({json.dumps(attempt, sort_keys=True) for attempt in [*ATTEMPTS, *TRICKS]}) >= 120
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=str)
@@ -222,6 +155,21 @@ def test_no_member_of_a_definition_moves_labels_user_or_the_systems_variables(at
     assert "User" not in request
     assert {*plain["Env"]} <= {*request["Env"]}
     assert request["Image"] == plain["Image"]
+
+
+@pytest.mark.parametrize("trick", TRICKS, ids=ascii)
+@pytest.mark.parametrize("profile", ["standard", "strict", "trusted"])
+def test_a_definition_that_twists_what_is_read_is_refused_or_moves_nothing(trick: dict[str, Any], profile: str) -> None:
+    grant = replace(GRANT, profile=profile)
+    try:
+        request = body({**PLAIN, **trick}, grant)
+    except (BadDefinition, LimitExceeded):
+        return
+    plain = body(PLAIN, grant)
+    assert json.dumps(request["HostConfig"]) == json.dumps(plain["HostConfig"])
+    moved = {name for name in {*request, *plain} if request.get(name) != plain.get(name)}
+    assert moved <= {"Env", "Cmd", "Entrypoint", "WorkingDir"}
+    assert {*plain["Env"]} - {"HOME=/home"} <= {*request["Env"]}
 
 
 @given(
@@ -344,6 +292,60 @@ def test_the_strict_profile_takes_more_away() -> None:
     assert sorted(config["Tmpfs"]) == ["/home", "/job-cache", "/run", "/tmp", "/var/tmp"]
     assert request["User"] == "65532:65532"
     assert [m["Target"] for m in config["Mounts"]] == ["/inputs", "/outputs"]
+
+
+def test_the_strict_profile_brings_its_own_list_of_system_calls() -> None:
+    grant = replace(GRANT, profile="strict")
+    assert host(PLAIN, grant)["SecurityOpt"] == ["no-new-privileges", f"seccomp={strict_profile()}"]
+    assert host(PLAIN, replace(grant, allow_setuid=True))["SecurityOpt"] == [f"seccomp={strict_profile()}"]
+
+
+def test_what_lies_in_the_strict_profiles_memory_disks_is_bounded_by_the_jobs_memory() -> None:
+    grant = replace(GRANT, profile="strict")
+    sizes = [
+        {path: int(options.split("size=")[1].split(",")[0]) for path, options in config["Tmpfs"].items()}
+        for config in (host({**PLAIN, "requirements": {"memory": memory}}, grant) for memory in ("100m", "8g"))
+    ]
+    assert set(sizes[0].values()) == {50 << 20}
+    assert sizes[1] == {
+        "/tmp": 512 << 20,
+        "/var/tmp": 128 << 20,
+        "/run": 64 << 20,
+        "/home": 128 << 20,
+        "/job-cache": GIB,
+    }
+    for options in host(PLAIN, grant)["Tmpfs"].values():
+        assert {"nosuid", "nodev"} < {*options.split(",")}
+
+
+def test_a_user_put_in_the_place_of_root_has_a_home_to_write_to() -> None:
+    grant = replace(GRANT, profile="strict")
+    assert "HOME=/home" in body(PLAIN, grant)["Env"]
+    assert "HOME=/else" in body({**PLAIN, "env": {"HOME": "/else"}}, grant)["Env"]
+    assert not [e for e in body(PLAIN, grant, image_user="1000")["Env"] if e.startswith("HOME=")]
+
+
+@pytest.mark.parametrize(
+    "image", ["alpine", "library/x", "ghcr.io/a/b", "index.docker.io/a/b", "docker.io/a/b@sha256:" + "0" * 64]
+)
+def test_a_strict_worker_takes_images_of_well_known_registries(image: str) -> None:
+    assert image_of({"image": image}, replace(GRANT, profile="strict"))
+
+
+@pytest.mark.parametrize("image", ["localhost/a", "10.0.0.1:5000/a", "docker.io.example.org/a/b", "registry:5000/a/b"])
+def test_a_strict_worker_takes_no_image_of_another_registry_unless_its_owner_names_it(image: str) -> None:
+    grant = replace(GRANT, profile="strict")
+    with pytest.raises(LimitExceeded, match=r"docker\.io, gcr\.io"):
+        image_of({"image": image}, grant)
+    assert image_of({"image": image}, replace(grant, images=(f"{image.split('/')[0]}/*",)))
+    assert image_of({"image": image}, GRANT)
+
+
+def test_the_owners_volumes_and_runtime_go_to_every_job() -> None:
+    volumes = (NamedVolume(name="models", target="/models", read_only=True),)
+    config = host(PLAIN, replace(GRANT, profile="trusted", volumes=volumes, runtime="crun"))
+    assert config["Runtime"] == "crun"
+    assert config["Mounts"][-1] == {"Type": "volume", "Source": "models", "Target": "/models", "ReadOnly": True}
 
 
 def test_the_strict_profile_leaves_an_images_own_user() -> None:

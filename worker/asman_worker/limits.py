@@ -68,8 +68,8 @@ def _number(field: str, value: Any, default: float) -> float:
     if value is None:
         return default
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float(value) if not isinstance(value, str) or value.isascii() else math.nan
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf:
         raise BadDefinition(f"definition.{field} is {clip(value)}; expected a number, zero or more")
