@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 __all__ = ["GUARD_IMAGE", "IMAGE", "DockerEngine", "EngineFailed", "remove_home", "what_is_missing"]
@@ -142,7 +143,9 @@ class DockerEngine:
             _stop(process, name)
             remove_home(home)
 
-    def request(self, method: str, path: str, body: bytes | None = None, timeout_s: float = 60.0) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | IO[bytes] | None = None, timeout_s: float = 60.0
+    ) -> tuple[int, bytes]:
         """One call of the engine's HTTP interface. Errors: OSError if nobody answers."""
         connection = _UnixConnection(self.host.removeprefix("unix://"), timeout_s)
         try:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from debian_image import DEBIAN, load_debian, why_no_debian
+from docker_engine import DockerEngine
 from worker_bench import Bench, open_bench
 from worker_peers import LocalHost, ScriptedServer
 
@@ -22,6 +24,16 @@ async def host() -> AsyncIterator[LocalHost]:
     local = LocalHost()
     yield local
     await local.close()
+
+
+@pytest.fixture(scope="session")
+def debian_image(docker_engine: DockerEngine) -> str:
+    """An image with real programs, made when the first test asks for it: takes minutes, mark such tests ``slow``."""
+    missing = why_no_debian()
+    if missing is not None:
+        pytest.skip(missing)
+    load_debian(docker_engine)
+    return DEBIAN
 
 
 @pytest.fixture
