@@ -27,7 +27,7 @@ _PACKAGES = """
     default-jdk-headless openmpi-bin libopenmpi-dev r-base-core chromium
     """.split()  # noqa: SIM905
 _MAKE_S = 600.0
-_LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+_LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 _REPOSITORY = r"""
 set -e

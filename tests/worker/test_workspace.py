@@ -383,3 +383,24 @@ def test_removing_takes_empty_folders_above_along_and_leaves_others(tmp_path: Pa
     second.remove()
     second.remove()
     assert list(Workspace.root(tmp_path, "w").iterdir()) == []
+
+
+def test_a_tree_deeper_than_calls_can_go_is_removed(tmp_path: Path) -> None:
+    workspace = Workspace.of(tmp_path, "w", "q", JOB, 1)
+    workspace.prepare()
+    bottom = os.open(workspace.outputs, os.O_RDONLY)
+    for level in range(3000):
+        os.mkdir("d", dir_fd=bottom)
+        if level % 100 == 0:
+            os.symlink(tmp_path, "link", dir_fd=bottom)
+        inner = os.open("d", os.O_RDONLY, dir_fd=bottom)
+        os.close(bottom)
+        bottom = inner
+    os.close(bottom)
+    workspace.remove()
+    assert list(Workspace.root(tmp_path, "w").iterdir()) == []
+
+
+def test_the_jobs_folders_are_closed_to_other_users(tmp_path: Path) -> None:
+    Workspace.of(tmp_path, "w", "q", JOB, 1).prepare()
+    assert stat.S_IMODE(Workspace.root(tmp_path, "w").stat().st_mode) == 0o700

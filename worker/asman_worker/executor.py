@@ -87,7 +87,7 @@ class Executor:
         self.grant = grant
         self.worker_id = worker_id
         self._engine = docker
-        self._remains = Remains(docker, worker_id, data_directory)
+        self._remains = Remains(docker, worker_id, data_directory, grant.runtime)
         self._telemetry = telemetry or Telemetry()
         self._steps = Steps(
             grant=grant,

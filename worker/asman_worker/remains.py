@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asman_worker.docker import Container, Engine, EngineError
+from asman_worker.seccomp import strict_profile
 from asman_worker.workspace import Scan, Workspace, output_scan
 
 __all__ = ["Held", "Key", "Remains"]
@@ -45,12 +46,16 @@ class Held:
 
 
 class Remains:
-    """The traces of one worker's jobs on one engine and below one data directory."""
+    """The traces of one worker's jobs on one engine and below one data directory.
 
-    def __init__(self, engine: Engine, worker_id: str, data_directory: Path) -> None:
+    Shape:  ``runtime`` is the one that jobs run under, empty for the engine's default.
+    """
+
+    def __init__(self, engine: Engine, worker_id: str, data_directory: Path, runtime: str = "") -> None:
         self._engine = engine
         self._worker_id = worker_id
         self._data = data_directory
+        self._runtime = runtime
 
     def workspace(self, key: Key) -> Workspace:
         return Workspace.of(self._data, self._worker_id, *key)
@@ -154,12 +159,15 @@ class Remains:
         """Let this process, which is not root, at files that the container's root made.
 
         By ``chmod`` of the job's own image, in a container with nothing but the right to do so: no image of ours has
-        to be there, and links are not followed.
+        to be there, and links are not followed. The program is the stranger's: so it is fenced in at least as well
+        as the job was.
 
         Errors: PermissionError if the image has no ``chmod``.
         """
         selinux = (await self._engine.info()).selinux
-        container = await self._engine.create(_helper_body(workspace.outputs, image, self._worker_id, selinux))
+        container = await self._engine.create(
+            _helper_body(workspace.outputs, image, self._worker_id, selinux, self._runtime)
+        )
         try:
             async with asyncio.timeout(_HELPER_LIMIT_S):
                 await self._engine.start(container)
@@ -172,7 +180,7 @@ class Remains:
             raise PermissionError(f"files in /outputs belong to another user, and chmod ended with {code}")
 
 
-def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool) -> dict[str, Any]:
+def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool, runtime: str) -> dict[str, Any]:
     mount = {"Type": "bind", "Source": str(outputs), "Target": "/outputs", "ReadOnly": False}
     return {
         "Image": image,
@@ -185,11 +193,18 @@ def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool) -> di
             "NetworkMode": "none",
             "CapDrop": ["ALL"],
             "CapAdd": ["DAC_OVERRIDE", "FOWNER"],
-            "SecurityOpt": ["no-new-privileges"],
+            "SecurityOpt": ["no-new-privileges", f"seccomp={strict_profile()}"],
+            "Runtime": runtime,
             "ReadonlyRootfs": True,
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
             "Memory": _HELPER_MEMORY,
             "MemorySwap": _HELPER_MEMORY,
+            "NanoCpus": 1_000_000_000,
+            "OomScoreAdj": 500,
             "PidsLimit": 16,
+            "Ulimits": [{"Name": name, "Soft": 0, "Hard": 0} for name in ("core", "fsize")],
+            "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "none"},
             "Mounts": [] if selinux else [mount],
             "Binds": [f"{outputs}:/outputs:Z"] if selinux else [],

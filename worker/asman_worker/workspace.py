@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -98,8 +98,11 @@ class Workspace:
         return self.folder / "log-breaks"
 
     def prepare(self) -> None:
-        """Make the folders, empty."""
+        """Make the folders, empty. Other users of the host are kept out: a job may leave programs that gain rights."""
         self.remove()
+        above = self.folder.parents[2]
+        above.mkdir(parents=True, exist_ok=True)
+        above.chmod(0o700)
         for folder, mode in ((self.inputs, 0o755), (self.config_files, 0o755), (self.outputs, 0o777)):
             folder.mkdir(parents=True)
             folder.chmod(mode)
@@ -109,11 +112,49 @@ class Workspace:
 
         Errors: PermissionError for files that a container's root left and this process may not remove.
         """
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        for folder in (self.inputs, self.outputs, self.config_files, self.folder):
+            _remove_tree(folder)
         for above in (self.folder.parent, self.folder.parent.parent):
             with contextlib.suppress(OSError):
                 above.rmdir()
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder, never through a link, however deep it is. Not there is fine.
+
+    The standard library's way calls itself once for each level, and a job can make more levels than that can take.
+    """
+    try:
+        top = os.open(folder, _FOLDER)
+    except FileNotFoundError:
+        return
+    try:
+        while not _empty(top, top, 0):
+            pass
+    finally:
+        os.close(top)
+    folder.rmdir()
+
+
+def _empty(folder: int, top: int, depth: int) -> bool:
+    """Remove what is in a folder; what lies too deep is moved up to the top, and then the answer is False."""
+    is_all = True
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+        elif depth < _DEPTH:
+            inner = os.open(name, _FOLDER, dir_fd=folder)
+            try:
+                is_all &= _empty(inner, top, depth + 1)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=folder)
+        else:
+            os.rename(name, f"deep-{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+            is_all = False
+    return is_all
 
 
 def _short_hash(text: str) -> str:
