@@ -35,6 +35,7 @@ from worker_peers import until
 pytestmark = pytest.mark.docker
 
 MIB, GIB = 1 << 20, 1 << 30
+WRITABLE = ("/tmp", "/var/tmp", "/run", "/home", "/job-cache", "/outputs")
 STANDARD_CAPS = "00000000000000fb"
 ENGINE_CAPS = "00000000a80425fb"
 
@@ -66,9 +67,10 @@ say writes "$(for file in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /sys
   /sys/fs/cgroup/memory/cgroup.procs /inputs/x /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/memory.max; do
   { [ -e "$file" ] || [ "$file" = /inputs/x ]; } && writes "$file" && printf '%s ' "$file"; done)"
 say root "$(writes /etc/new && echo writable || echo closed)"
+for place in PLACES; do mkdir -p $place; writes $place/new && say $place writable; done
 say end end
 sleep 60
-"""
+""".replace("PLACES", " ".join(WRITABLE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +186,9 @@ ROWS: list[Row] = [
     ),
     ("labels", lambda f: {"asman.job", "asman.worker", "asman.attempt"} <= {*f.shown["Config"]["Labels"]}, True),
     # what the kernel makes of it
+    *((f"{place} can be written to", lambda f, place=place: f.inside.get(place), "writable") for place in WRITABLE),
     ("user", lambda f: (f.inside["uid"], f.inside["gid"]), per(("0", "0"), ("65532", "65532"), ("0", "0"))),
-    ("home", seen("home"), per("/root", "/home", "/root")),
+    ("home", seen("home"), per("/root", "/tmp", "/root")),
     ("CapEff", seen("CapEff"), per(STANDARD_CAPS, "0" * 16, ENGINE_CAPS)),
     ("CapBnd", seen("CapBnd"), per(STANDARD_CAPS, "0" * 16, ENGINE_CAPS)),
     ("CapAmb", seen("CapAmb"), "0" * 16),

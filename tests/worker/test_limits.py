@@ -169,7 +169,7 @@ def test_a_definition_that_twists_what_is_read_is_refused_or_moves_nothing(trick
     assert json.dumps(request["HostConfig"]) == json.dumps(plain["HostConfig"])
     moved = {name for name in {*request, *plain} if request.get(name) != plain.get(name)}
     assert moved <= {"Env", "Cmd", "Entrypoint", "WorkingDir"}
-    assert {*plain["Env"]} - {"HOME=/home"} <= {*request["Env"]}
+    assert {*plain["Env"]} - {"HOME=/tmp"} <= {*request["Env"]}
 
 
 @given(
@@ -318,11 +318,18 @@ def test_what_lies_in_the_strict_profiles_memory_disks_is_bounded_by_the_jobs_me
         assert {"nosuid", "nodev"} < {*options.split(",")}
 
 
-def test_a_user_put_in_the_place_of_root_has_a_home_to_write_to() -> None:
+def test_a_job_under_a_read_only_root_has_a_home_to_write_to() -> None:
     grant = replace(GRANT, profile="strict")
-    assert "HOME=/home" in body(PLAIN, grant)["Env"]
+    assert "HOME=/tmp" in body(PLAIN, grant)["Env"]
+    assert "HOME=/tmp" in body(PLAIN, grant, image_user="1000")["Env"]
     assert "HOME=/else" in body({**PLAIN, "env": {"HOME": "/else"}}, grant)["Env"]
-    assert not [e for e in body(PLAIN, grant, image_user="1000")["Env"] if e.startswith("HOME=")]
+    assert not [e for e in body(PLAIN)["Env"] if e.startswith("HOME=")]
+
+
+def test_memory_disks_belong_to_the_user_put_in_the_place_of_root() -> None:
+    grant = replace(GRANT, profile="strict")
+    assert all(o.endswith(",uid=65532,gid=65532") for o in host(PLAIN, grant)["Tmpfs"].values())
+    assert not [o for o in host(PLAIN, grant, image_user="app")["Tmpfs"].values() if "uid=" in o]
 
 
 @pytest.mark.parametrize(

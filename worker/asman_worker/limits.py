@@ -32,8 +32,8 @@ from asman_worker.seccomp import strict_profile
 __all__ = ["Allotment", "allot", "container_spec", "image_of", "network_class", "read_requirements", "time_limit_s"]
 
 _GIB = 1 << 30
-_HOME_OF_NOBODY = "/home"
-"""For a user who is in no image's list of users and would otherwise be at home in /, where nothing can be written."""
+_HOME = "/tmp"
+"""Under a read-only root: what an image calls home cannot be written to there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +238,7 @@ def container_spec(
     profile = grant.rules
     image_is_root = image_user.partition(":")[0] in ("", "0", "root")
     user = profile.user if image_is_root else ""
-    home = {"HOME": _HOME_OF_NOBODY} if user else {}
+    home = {"HOME": _HOME} if profile.read_only_root else {}
     user_env = _env(definition.get("env"))
     command, entrypoint = container_argv(
         definition.get("command"),
@@ -263,7 +263,7 @@ def container_spec(
         capabilities=tuple(sorted({*profile.capabilities, *grant.capabilities})),
         no_new_privileges=not grant.allow_setuid,
         read_only_root=profile.read_only_root,
-        tmpfs=_tmpfs(profile, allotment.memory_bytes),
+        tmpfs=_tmpfs(profile, allotment.memory_bytes, user),
         network=network_mode,
         mounts=_mounts(folders, cache_volume(queue) if profile.shared_cache else "", grant),
         device_ids=tuple(gpu.device_id for gpu in allotment.gpus),
@@ -338,10 +338,16 @@ def _ulimits(profile: Profile, grant: Grant) -> tuple[tuple[str, int], ...]:
     return tuple(limits)
 
 
-def _tmpfs(profile: Profile, memory_bytes: int) -> tuple[tuple[str, str], ...]:
-    """What lies in them counts as the job's memory; half of that each, so that a full one is told as a full disk."""
+def _tmpfs(profile: Profile, memory_bytes: int, user: str) -> tuple[tuple[str, str], ...]:
+    """What lies in them counts as the job's memory; half of that each, so that a full one is told as a full disk.
+
+    Shape:  they belong to ``user`` (numbers), because engines keep the mode of the image's own folder in that place.
+    """
+    uid, _, gid = user.partition(":")
+    owner = f",uid={uid},gid={gid}" if user else ""
     return tuple(
-        (path, f"rw,exec,nosuid,nodev,size={min(size, memory_bytes // 2)},mode=1777") for path, size in profile.tmpfs
+        (path, f"rw,exec,nosuid,nodev,size={min(size, memory_bytes // 2)},mode=1777{owner}")
+        for path, size in profile.tmpfs
     )
 
 
