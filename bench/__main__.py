@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench import measure
+from bench.hardening import hardening
 from bench.table import Row, as_markdown
 
 PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
@@ -21,6 +22,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "blobs": measure.blobs,
     "start": measure.start,
     "containers": measure.containers,
+    "hardening": hardening,
 }
 
 

@@ -20,7 +20,7 @@ from bench.load import definition, submit_many, watching
 from bench.process import Server, asman_serve, free_port, serving
 from bench.table import Row, spread
 
-__all__ = ["blobs", "containers", "depth", "start", "submit", "watchers"]
+__all__ = ["blobs", "containers", "depth", "engine_address", "start", "submit", "watchers"]
 
 _ROUNDS = 5
 _MIB = 1 << 20
@@ -230,7 +230,7 @@ def _cpu_of(command: list[str]) -> float:
 
 
 @contextlib.contextmanager
-def _engine() -> Iterator[str]:
+def engine_address() -> Iterator[str]:
     """An engine's address: DOCKER_HOST, or one of our own as the tests have it."""
     if os.environ.get("DOCKER_HOST"):
         yield os.environ["DOCKER_HOST"]
@@ -247,7 +247,7 @@ def _engine() -> Iterator[str]:
 
 async def containers(folder: Path) -> list[Row]:
     """An idle worker: how soon a job's container is created, and a trivial job against ``docker run --rm``."""
-    with _engine() as host:
+    with engine_address() as host:
         port, queue = free_port(), "bench-queue-of-containers"
         environ = {**os.environ, "DOCKER_HOST": host}
         work = [sys.executable, "-m", "asman", "worker", queue, "--server", f"http://127.0.0.1:{port}"]
