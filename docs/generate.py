@@ -204,7 +204,10 @@ def _profile_cell(name: str, profile: Profile) -> str:
     if isinstance(value, int) and value >= 1 << 20:
         return show_bytes(value)
     if isinstance(value, tuple):
-        return ", ".join(part if isinstance(part, str) else f"{part[0]} ({part[1]})" for part in value) or "none"
+        return (
+            ", ".join(part if isinstance(part, str) else f"{part[0]} ({show_bytes(part[1])})" for part in value)
+            or "none"
+        )
     return "the engine's own" if value is None else str(value) or "the image's"
 
 

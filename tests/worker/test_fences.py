@@ -17,8 +17,8 @@ BARE = EngineInfo(cores=2, memory_bytes=8 << 30, arch="x86_64", version="20.10")
 USUAL = replace(BARE, fences={"seccomp": "default"}, runtimes=("runc",))
 
 
-def grant(profile: str, runtime: str = "") -> Grant:
-    return Grant(cores=1, memory_bytes=1 << 30, profile=profile, runtime=runtime)
+def grant(profile: str, runtime: str = "", network: str = "") -> Grant:
+    return Grant(cores=1, memory_bytes=1 << 30, profile=profile, runtime=runtime, network=network)
 
 
 @pytest.mark.parametrize("profile", ["standard", "strict"])
@@ -79,6 +79,14 @@ def test_the_owner_names_the_runtime_and_strict_takes_a_sandbox(
 def test_a_runtime_that_the_engine_does_not_know_is_refused() -> None:
     with pytest.raises(ConfigError, match='"runsc", which the container engine does not know; it knows: crun, runc'):
         choose_runtime("runsc", "strict", ("runc", "crun"))
+
+
+@pytest.mark.parametrize(("profile", "network"), [("standard", ""), ("strict", "egress"), ("trusted", "egress")])
+def test_a_sandbox_does_not_keep_the_routes_of_egress(profile: str, network: str) -> None:
+    with pytest.raises(ConfigError, match="routes") as refused:
+        check_engine(grant(profile, "runsc", network), USUAL)
+    assert "--runtime runc" in refused.value.hint
+    check_engine(grant(profile, "runsc", "none"), USUAL)
 
 
 @pytest.mark.docker

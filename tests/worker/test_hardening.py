@@ -22,7 +22,7 @@ from asman_worker.container import ContainerSpec, create_body, labels_of
 from asman_worker.docker import EngineInfo
 from asman_worker.executor import CANCELLED
 from asman_worker.grant import NETWORK, PROFILES
-from asman_worker.limits import allot, container_spec, image_of, read_requirements
+from asman_worker.limits import allot, container_spec, image_of, network_class, read_requirements
 from asman_worker.report import first_cause
 from asman_worker.seccomp import strict_profile
 from asman_worker.transfer import Transfer
@@ -157,7 +157,7 @@ ROWS: list[Row] = [
     ("OomScoreAdj", told("OomScoreAdj"), 500),
     ("OomKillDisable", lambda f: bool(f.host["OomKillDisable"]), False),
     ("Ulimits", ulimits, per({"core": 0, "fsize": 16 * GIB}, {"core": 0, "fsize": 16 * GIB}, {"core": 0})),
-    ("NetworkMode", told("NetworkMode"), per(NETWORK, "none", NETWORK)),
+    ("NetworkMode", lambda f: f.host["NetworkMode"].partition(":")[0], per("container", "none", NETWORK)),
     ("IpcMode", told("IpcMode"), "private"),
     ("PidMode", told("PidMode"), ""),
     ("UTSMode", told("UTSMode"), ""),
@@ -280,6 +280,7 @@ async def spec_of(bench: Bench, definition: dict[str, Any], folder: Path) -> Con
         queue=QUEUE,
         job_id="job",
         server_url=bench.blobs.url,
+        network_mode={"none": "none", "egress": NETWORK}[network_class(definition, GRANT)],
     )
 
 
