@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import select
+import signal
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -235,6 +236,20 @@ async def test_a_tree_that_unfolds_to_too_much_is_refused_while_small(
     await tool.fetch(tip)
     with pytest.raises(LimitExceeded, match="1000 files"):
         await tool.tree(tip)
+
+
+async def test_a_call_whose_output_is_left_unread_ends(forge: GitServer, tree: Path, opened: Opened) -> None:
+    for number in range(4000):
+        (tree / f"{number:0200}").touch()
+    tip = commit(tree)
+    tool = opened(forge.publish(tree, "r.git"))
+    await tool.fetch(tip)
+    async with asyncio.timeout(60):
+        async with tool._process(("ls-tree", "-r", "-z", tip), stdout=asyncio.subprocess.PIPE) as process:
+            assert process.stdout is not None
+            while not process.stdout._paused:  # type: ignore[attr-defined]  # the pipe and the buffer are full
+                await asyncio.wait_for(asyncio.to_thread(os.sched_yield), 10)
+    assert process.returncode == -signal.SIGKILL
 
 
 async def test_large_zeros_count_by_their_real_size(forge: GitServer, tree: Path, opened: Opened) -> None:

@@ -308,6 +308,9 @@ class Git:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            for stream in (process.stdout, process.stderr):  # what is unread there would keep the wait from ending
+                while stream is not None and await stream.read(1 << 16):
+                    pass
             await process.wait()
 
     async def _each(
