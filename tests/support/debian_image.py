@@ -27,7 +27,7 @@ _PACKAGES = """
     libopenblas0-pthread gcc libc6-dev make git gdb strace
     default-jre-headless openmpi-bin libopenmpi-dev r-base-core chromium
     """.split()  # noqa: SIM905
-_MAKE_S = 600.0
+_MAKE_S = 1000.0
 _LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 _REPOSITORY = r"""

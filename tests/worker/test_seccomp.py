@@ -112,7 +112,7 @@ def probe() -> str:
 
 @pytest.mark.docker
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 async def test_the_kernel_refuses_what_is_left_out_and_runs_threads(bench: Bench, debian_image: str) -> None:
     strict = bench.another(replace(GRANT, profile="strict"))
     report = await bench.run(
@@ -136,7 +136,7 @@ int main(void) { long r = 20; __asm__ volatile ("int $0x80" : "+a"(r)); return r
 
 @pytest.mark.docker
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 async def test_calls_of_the_other_word_length_do_not_get_through(bench: Bench, debian_image: str) -> None:
     if (await bench.engine.info()).arch not in ("x86_64", "amd64"):
         pytest.skip("only x86 has them")

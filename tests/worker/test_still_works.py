@@ -22,7 +22,7 @@ from worker_bench import GRANT, Bench, text_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
-IMAGE_S = pytest.mark.timeout(1200)
+IMAGE_S = pytest.mark.timeout(1500)
 """The first test that needs it waits for the Debian image."""
 
 
