@@ -95,10 +95,6 @@ class Podman(DockerEngine):
 
     kind = "podman"
 
-    @property
-    def worker_flags(self) -> tuple[str, ...]:
-        return ("--network", "none")
-
     @classmethod
     @contextlib.contextmanager
     def private(cls, tools: Path | None = None) -> Iterator[DockerEngine]:
@@ -263,10 +259,6 @@ class RootlessPodman(_Rootless):
         where = f"--root {home}/user/data --runroot {home}/user/run --tmpdir {home}/user/tmp --storage-driver overlay"
         settings = f"CONTAINERS_CONF={home}/containers.conf CONTAINERS_REGISTRIES_CONF={home}/registries.conf"
         return f"{settings} podman {where} system service --time=0 unix://{home}/user/engine.sock"
-
-    @property
-    def worker_flags(self) -> tuple[str, ...]:
-        return (*super().worker_flags, "--network", "none")
 
 
 def _as_user(home: Path, command: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,13 @@ class Host:
     def files(self, name: str = "m-worker") -> list[str]:
         """What lies in the folders of jobs."""
         assert list(self.data(name).glob("id-*/outbox")), "this is where the worker keeps its data"
-        return sorted(str(path) for path in self.data(name).glob("id-*/jobs/**/*") if path.is_file())
+        return sorted(str(path) for path in self._in_jobs(name))
+
+    def _in_jobs(self, name: str) -> Iterator[Path]:
+        """Files in the folders of jobs; a folder that is removed meanwhile is passed over."""
+        for jobs in self.data(name).glob("id-*/jobs"):
+            for folder, _, files in os.walk(jobs):
+                yield from (Path(folder, file) for file in files)
 
     def reports(self, name: str = "m-worker") -> list[Path]:
         """Reports that the server has not taken yet."""
@@ -74,7 +80,7 @@ class Host:
 
     def has_output(self, file: str, name: str = "m-worker") -> bool:
         """Has a job left this file, which may still be running?"""
-        return any(self.data(name).glob(f"id-*/jobs/**/outputs/{file}"))
+        return any(path.parts[-2:] == ("outputs", file) for path in self._in_jobs(name))
 
     def all_containers(self) -> list[dict[str, Any]]:
         """Containers of any worker."""

@@ -83,10 +83,11 @@ def test_a_limit_that_does_not_exist_is_no_limit_to_do_without() -> None:
 
 def test_jobs_that_could_reach_each_other_are_refused_unless_they_are_the_owners() -> None:
     with pytest.raises(ConfigError, match="reach each other"):
-        check_network("podman", shared=True, trusted=False)
-    check_network("podman", shared=False, trusted=False)
-    check_network("podman", shared=True, trusted=True)
-    check_network("docker", shared=True, trusted=False)
+        check_network("podman", "open", trusted=False)
+    for network_class in ("none", "egress"):
+        check_network("podman", network_class, trusted=False)
+    check_network("podman", "open", trusted=True)
+    check_network("docker", "open", trusted=False)
 
 
 @pytest.mark.docker

@@ -102,6 +102,22 @@ async def test_a_job_is_fenced_in(old: OldServer, host: Host) -> None:
         assert rest[-1] != os.uname().nodename
 
 
+async def test_two_jobs_cannot_reach_each_other(old: OldServer, host: Host) -> None:
+    listens = (
+        "(while :; do echo heard | nc -l -p 7000; done) & "
+        "a=$(ip -4 -o addr show eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/'); echo $a; "
+        "until nc -w 2 $a 7000 < /dev/null; do sleep 0.1; done; sleep 300"
+    )
+    async with host.worker("m-worker", "--cpus", "2"):
+        first = await old.submit(_job(listens))
+        await old.until(lambda: "heard" in "".join(line[0] for line in old.relayed.get(first, ())))
+        address = old.relayed[first][0][0].split()[0]
+        assert address.count(".") == 3
+        asks = f"nc -w 3 {address} 7000 < /dev/null && echo reached || echo blocked"
+        assert _text(await old.finished(await old.submit(_job(asks)))) == "blocked\n"
+        await old.delete(first)
+
+
 async def test_limits_hold_or_the_worker_does_not_start_without_the_owners_word(
     any_engine: DockerEngine, old: OldServer, host: Host, tmp_path: Path
 ) -> None:
@@ -175,7 +191,7 @@ async def test_a_flood_of_output_is_cut_and_costs_the_engine_little(
     flood = f"echo first; yes $(seq 1 40) | head -c {FLOOD_BYTES}; touch /outputs/done"
     async with host.worker():
         job = await old.submit(_job(f"{flood}; until [ -e /outputs/go ]; do sleep 0.1; done; echo last >&2"))
-        await until(lambda: host.has_output("done"))
+        await old.until(lambda: host.has_output("done"), within_s=90)
         stored = _stored_log_bytes(any_engine, host.containers(job)[0]["Id"])
         assert 0 < stored < STORED_LOG_BYTES
         host.let_go()

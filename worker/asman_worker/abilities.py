@@ -85,14 +85,15 @@ def check_limits(missing: Collection[str], without: Collection[str]) -> tuple[st
     return tuple(f"no limit of {name}: {LIMITS[name][1]}" for name in missing)
 
 
-def check_network(kind: str, *, shared: bool, trusted: bool) -> None:
-    """Refuse a network on which jobs could reach each other, except where all jobs are the owner's own.
+def check_network(kind: str, network_class: str, *, trusted: bool) -> None:
+    """Refuse an open network on which jobs could reach each other, except where all jobs are the owner's own.
 
-    Shape:  ``shared`` says that jobs are on one network of this worker.
+    With ``egress`` a guard keeps jobs apart, and the engine need not.
+
     Errors: ConfigError. Podman takes the option that keeps containers of one network apart, and passes over it.
     """
-    if kind == "podman" and shared and not trusted:
+    if kind == "podman" and network_class == "open" and not trusted:
         raise ConfigError(
             "Podman does not keep the containers of one network apart, so jobs could reach each other",
-            hint="Give jobs no network (--network none), use Docker's engine, or --profile trusted for your own jobs.",
+            hint="Use --network egress or none, Docker's engine, or --profile trusted for your own jobs.",
         )

@@ -140,8 +140,7 @@ def _check_engine(config: WorkerConfig, info: EngineInfo, grant: Grant) -> None:
     """Errors: ConfigError for an engine that cannot keep what is promised, unless the owner does without it."""
     for sentence in check_limits(info.lacks, config.without_limits):
         _log.warning(sentence)
-    shared = (grant.network or grant.rules.network) != "none"
-    check_network(info.kind, shared=shared, trusted=grant.profile == "trusted")
+    check_network(info.kind, grant.network_class, trusted=grant.profile == "trusted")
 
 
 @asynccontextmanager
