@@ -23,6 +23,7 @@ from asman_worker.config import SETTINGS as WORKER_SETTINGS
 from asman_worker.config import WorkerSetting
 from asman_worker.grant import PROFILES as WORKER_PROFILES
 from asman_worker.grant import Profile
+from asman_worker.report import CODES
 
 __all__ = ["PAGES"]
 
@@ -228,7 +229,7 @@ def worker_page() -> str:
         for field in fields(Profile)
     )
     return (
-        _NOTE.format(source="worker/asman_worker/config.py and grant.py")
+        _NOTE.format(source="worker/asman_worker/config.py, grant.py and report.py")
         + "# Options of a worker\n\nFlags win over the environment, the environment over the file of `--config`, that "
         "over the defaults. Where several names\nare listed, the first is the present one; the others are read because "
         "older workers used them.\n\n"
@@ -236,6 +237,11 @@ def worker_page() -> str:
         + "\n## What a profile gives to a container\n\nThe owner chooses one with `--profile`; no member of a job "
         "moves any of it. An amount that a job asks\nfor is given up to what is granted, and refused beyond.\n\n"
         + _table(("", *(f"`{name}`" for name in WORKER_PROFILES)), profiles)
+        + "\n## Why a job ended with an error\n\nThe report's `result.error` is for people, `result.errorCode` for "
+        "programs. A step that took longer than its limit is\nan `error` too: the outcome `timed_out` says that the "
+        "container's own time was over. `result.peakMemoryBytes` is the most\nmemory that the container was seen to "
+        "use, file cache included; jobs of a moment have none.\n\n"
+        + _table(("code", ""), ((f"`{code}`", text) for code, text in CODES.items()))
     )
 
 

@@ -1,6 +1,7 @@
 """A registry with small images, for pulls by a real engine: ``python tiny_registry.py PORT FOLDER``.
 
-It has an image under every name that does not begin with ``missing``, each with a layer of its own. Requests are
+It has an image under every name that does not begin with ``missing``, each with a layer of its own: of 4 MiB under
+names that begin with ``large``, of 4 MiB that are a few kilobytes packed under those with ``dense``. Requests are
 written to ``FOLDER/log``; a layer is held back while ``FOLDER/hold`` exists; while ``FOLDER/private`` exists everything
 needs the login ``me:secret``; while ``FOLDER/broken`` exists nothing works.
 """
@@ -12,6 +13,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import sys
 import tarfile
 import threading
@@ -19,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_LARGE_BYTES = 4 << 20
 _LOGIN = "Basic " + base64.b64encode(b"me:secret").decode()
 
 
@@ -33,6 +36,11 @@ def _image(name: str) -> tuple[bytes, dict[str, bytes]]:
         entry = tarfile.TarInfo("name")
         entry.size = len(name)
         tar.addfile(entry, io.BytesIO(name.encode()))
+        if name.startswith(("large", "dense")):
+            filler = random.Random(name).randbytes(_LARGE_BYTES) if name.startswith("large") else bytes(_LARGE_BYTES)
+            entry = tarfile.TarInfo("filler")
+            entry.size = len(filler)
+            tar.addfile(entry, io.BytesIO(filler))
     plain = content.getvalue()
     layer = gzip.compress(plain, mtime=0)
     config = json.dumps(

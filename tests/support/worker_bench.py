@@ -15,6 +15,7 @@ import aiohttp
 from asman_worker.docker import Engine
 from asman_worker.executor import RUN_STEP, Assignment, Executor
 from asman_worker.grant import Grant
+from asman_worker.quota import detach
 from docker_engine import IMAGE
 from worker_blobs import BlobServer
 
@@ -67,6 +68,10 @@ class Bench:
         async with asyncio.timeout(60):
             return await (executor or self.executor).run(assignment, self.log)
 
+    def begin(self, assignment: Assignment, executor: Executor | None = None) -> asyncio.Task[dict[str, Any]]:
+        """Run a job beside the test."""
+        return asyncio.create_task((executor or self.executor).run(assignment, self.log))
+
     async def containers(self, worker_id: str = "") -> list[Any]:
         return await self.engine.find({"asman.worker": worker_id or self.worker_id})
 
@@ -76,13 +81,16 @@ class Bench:
                 await executor.settle()
 
     def files(self) -> list[Path]:
-        return [path for path in self.data.rglob("*") if path.is_file()]
+        """What is left of jobs; the notes of what is kept on the engine are no job's."""
+        return [path for path in self.data.rglob("*") if path.is_file() and path.parent != self.data / "caches"]
 
     async def close(self) -> None:
         await self.settle()
         for executor in self.executors:
             for container in await self.containers(executor.worker_id):
                 await self.engine.remove(container.id)
+        for folder in self.data.glob("jobs/*/*/*/*/outputs"):  # of a test that failed
+            detach(folder)
 
 
 @asynccontextmanager

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 from asman.errors import BadRequest
+from asman_worker import quota
 from asman_worker.container import cache_volume
+from asman_worker.disk import DiskShort
 from asman_worker.executor import CANCELLED, Assignment, Executor
 from asman_worker.gpu import Gpu
 from asman_worker.secrets import SecretStore
 from asman_worker.telemetry import Telemetry
 from docker_engine import IMAGE, DockerEngine
+from registries import tiny_registry
 from worker_bench import GRANT, QUEUE, Bench, text_of
 from worker_peers import until
 
@@ -111,6 +114,50 @@ async def test_the_step_that_fails_names_itself_and_why(
     assert bench.files() == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "hold", "code", "step"),
+    [("fetch_limit_s", "GET", "fetch_timed_out", "inputs"), ("upload_limit_s", "PUT", "upload_timed_out", "outputs")],
+)
+async def test_each_transfer_has_a_time_of_its_own_and_says_which_was_over(
+    bench: Bench, limit: str, hold: str, code: str, step: str
+) -> None:
+    hasty = bench.another(replace(GRANT, **{limit: 0.5}))
+    bench.blobs.hold = hold
+    inputs = {"k": {"type": "key", "value": bench.blobs.add(b"x" * 1000)}}
+    report = await bench.run("tr x y < /inputs/k > /outputs/o", hasty, inputs=inputs)
+    result = report["result"]
+    assert (report["reason"], report["outcome"]) == ("Error", "error")
+    assert (result["errorCode"], result["isTimedOut"]) == (code, False)
+    assert result["error"].startswith(f"[asman] step {step} failed: ")
+    assert "within 0.5s" in result["error"]
+
+
+async def test_a_pull_that_takes_too_long_says_so(
+    bench: Bench, docker_engine: DockerEngine, free_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with tiny_registry(docker_engine, free_port, tmp_path_factory.mktemp("registry")) as registry:
+        registry.hold()
+        hasty = bench.another(replace(GRANT, pull_limit_s=0.5))
+        report = await bench.run("true", hasty, image=f"{registry.address}/held-for-a-job:1")
+        registry.release()
+    assert (report["outcome"], report["result"]["errorCode"]) == ("error", "pull_timed_out")
+
+
+async def test_a_job_that_the_disk_cannot_bear_is_ended_at_whatever_step_it_is(bench: Bench) -> None:
+    bench.blobs.hold = "GET"
+    inputs = {"k": {"type": "key", "value": bench.blobs.add(b"x" * 1000)}}
+    fetching = bench.assignment({"command": "true", "inputs": inputs})
+    running = bench.assignment({"command": "echo up; echo o > /outputs/o; while :; do sleep 0.1; done"})
+    tasks = [bench.begin(assignment) for assignment in (fetching, running)]
+    await until(lambda: "up" in bench.live() and bench.blobs.held == 1)
+    for assignment in (fetching, running):
+        await bench.executor.break_off(assignment.key, DiskShort("no room"))
+    reports = await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    assert [report["result"]["errorCode"] for report in reports] == ["disk_limit", "disk_limit"]
+    assert [report["outcome"] for report in reports] == ["error", "error"]
+    assert list(reports[1]["result"]["outputs"]) == ["o"]
+
+
 # Files ------------------------------------------------------------------------------------------------------------
 
 
@@ -168,8 +215,11 @@ async def test_a_job_that_fills_the_disk_is_ended_while_it_runs(bench: Bench) ->
     script = "n=0; while :; do n=$((n+1)); head -c 500000 /dev/zero > /outputs/$n; sleep 0.2; done"
     report = await bench.run(script, small)
     assert (report["reason"], report["outcome"]) == ("Error", "error")
-    assert "more than 1.0 MiB in /outputs" in report["result"]["error"]
-    assert report["result"]["duration"] < 30_000
+    result = report["result"]
+    assert result["errorCode"] == "outputs_too_large"
+    assert "1.0 MiB" in result["error"]
+    assert result["duration"] < 30_000
+    assert {"1", "2"} <= set(result["outputs"])
 
 
 async def test_no_single_file_can_outgrow_the_outputs(bench: Bench) -> None:
@@ -478,6 +528,22 @@ async def test_steps_and_bytes_of_a_job_are_counted(bench: Bench) -> None:
         assert float(shown[f'asman_worker_jobs{{phase="{step}"}}']) == 0, step
     assert float(shown['asman_worker_transfer_bytes_total{direction="download"}']) == 1000
     assert float(shown['asman_worker_transfer_bytes_total{direction="upload"}']) == 100_000
+
+
+async def test_outputs_are_found_again_after_a_restart_of_the_machine(bench: Bench) -> None:
+    if not (await bench.executor.abilities()).mounts:
+        pytest.skip("needs root and e2fsprogs, mount: outputs have no file system of their own here")
+    assignment = await interrupted(bench, "sh -c 'echo one; echo kept > /outputs/k; sleep 1'", "one")
+    (container,) = await bench.containers()
+    assert await bench.engine.wait(container.id) == 0
+    (outputs,) = bench.data.glob("jobs/*/*/*/1/outputs")
+    quota.detach(outputs)
+    assert list(outputs.iterdir()) == []
+    report = await bench.another().resume(assignment, bench.log)
+    assert report is not None
+    assert (report["outcome"], list(report["result"]["outputs"])) == ("succeeded", ["k"])
+    await bench.settle()
+    assert bench.files() == []
 
 
 async def test_there_is_nothing_to_take_up_where_nothing_was_started(bench: Bench) -> None:

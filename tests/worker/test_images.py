@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from asman_worker.docker import Engine
-from asman_worker.images import Images, PullFailed, PullProgress, moves, registry_auth, registry_of
+from asman_worker.images import (
+    Images,
+    ImageTooLarge,
+    PullFailed,
+    PullProgress,
+    PullTimedOut,
+    moves,
+    registry_auth,
+    registry_of,
+)
+from asman_worker.stock import Stock
 from docker_engine import IMAGE, DockerEngine
 from registries import Registry, tiny_registry
 from worker_peers import until
@@ -182,7 +192,7 @@ async def test_a_pull_has_a_time_limit(engine: Engine, registry: Registry) -> No
     registry.hold()
     name = f"{registry.address}/slow:1"
     try:
-        with pytest.raises(PullFailed, match="within"):
+        with pytest.raises(PullTimedOut, match=r"within 0\.5s"):
             await Images(engine).ensure(name, lambda _: None, limit_s=0.5)
     finally:
         registry.release()
@@ -236,3 +246,58 @@ async def test_the_owners_login_is_used_for_a_private_registry(
     (registry.folder / "config.json").write_text(json.dumps(login))
     monkeypatch.setitem(os.environ, "DOCKER_CONFIG", str(registry.folder))
     assert (await Images(engine).ensure(name, lambda _: None, limit_s=LIMIT_S)).user == "1000"
+
+
+# Limits and what is kept ------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+@pytest.mark.docker
+async def test_a_pull_that_grows_too_large_is_broken_off(engine: Engine, registry: Registry, tmp_path: Path) -> None:
+    stock = Stock(engine, tmp_path / "s.json")
+    name = f"{registry.address}/large:1"
+    with pytest.raises(ImageTooLarge, match=r"4\.0 MiB packed; this worker allows 1\.0 MiB"):
+        await Images(engine, stock=stock, max_bytes=MIB).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    assert await engine.image(name) is None
+    assert stock.items() == []
+    assert (await Images(engine, max_bytes=8 * MIB).ensure(name, lambda _: None, limit_s=LIMIT_S)).user == "1000"
+    await engine.ask("DELETE", f"images/{name}")
+
+
+@pytest.mark.docker
+async def test_an_image_that_is_too_large_unpacked_is_removed_again(
+    engine: Engine, registry: Registry, tmp_path: Path
+) -> None:
+    stock = Stock(engine, tmp_path / "s.json")
+    name = f"{registry.address}/dense:1"
+    with pytest.raises(ImageTooLarge, match="allows"):
+        await Images(engine, stock=stock, max_bytes=MIB).ensure(name, lambda _: None, limit_s=LIMIT_S)
+    assert await engine.image(name) is None
+    assert stock.items() == []
+
+
+@pytest.mark.docker
+async def test_what_is_pulled_is_noted_as_ours_and_what_was_here_is_not(
+    engine: Engine, registry: Registry, tmp_path: Path
+) -> None:
+    stock = Stock(engine, tmp_path / "s.json")
+    pulled, owners = f"{registry.address}/noted:1", f"{registry.address}/owners:latest"
+    await Images(engine).ensure(owners, lambda _: None, limit_s=LIMIT_S)
+    images = Images(engine, stock=stock)
+    for name in (IMAGE, owners, pulled):
+        await images.ensure(name, lambda _: None, limit_s=LIMIT_S)
+    (item,) = stock.items()
+    found = await engine.image(pulled)
+    assert found is not None
+    assert (item.name, item.id, item.size_bytes) == (pulled, found.id, found.size_bytes)
+
+
+def test_sizes_are_those_of_the_layers_as_they_are_sent() -> None:
+    progress = PullProgress()
+    for layer, current, total in (("a", 10, 100), ("b", 5, 50), ("a", 70, 100), ("c", 30, -1)):
+        detail = {"current": current, "total": total}
+        progress.count({"status": "Downloading", "id": layer, "progressDetail": detail})
+    progress.count({"status": "Extracting", "id": "a", "progressDetail": {"current": 100, "total": 1000}})
+    progress.count({"status": "Downloading", "id": "a", "progressDetail": {}})
+    assert (progress.size_bytes, progress.fetched_bytes) == (180, 105)

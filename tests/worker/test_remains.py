@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from asman_worker import quota
 from asman_worker.container import labels_of
 from asman_worker.docker import Engine
 from asman_worker.remains import Remains
@@ -74,6 +75,25 @@ async def test_folders_that_nobody_keeps_are_removed(remains: Remains, tmp_path:
     assert remains.workspace(KEY).folder.exists()
     assert not remains.workspace((KEY[0], KEY[1], 3)).folder.exists()
     assert other.workspace(KEY).folder.exists()
+
+
+@pytest.mark.skipif(bool(quota.what_is_missing()), reason=f"needs root and e2fsprogs, mount: {quota.what_is_missing()}")
+async def test_a_mount_that_a_crash_left_goes_and_another_workers_stays(remains: Remains, tmp_path: Path) -> None:
+    other = Remains(remains._engine, "another-worker", tmp_path)
+    places = [owner.workspace(KEY) for owner in (remains, other)]
+    try:
+        for workspace in places:
+            workspace.prepare()
+            await quota.attach(workspace.outputs_image, workspace.outputs, quota.geometry(1 << 20, 10))
+            (workspace.outputs / "folder").mkdir()
+            (workspace.outputs / "folder" / "file").write_text("x")
+        await remains.clean_folders(set)
+        assert not places[0].folder.exists()
+        assert quota.is_attached(places[1].outputs)
+        assert (places[1].outputs / "folder" / "file").exists()
+    finally:
+        places[1].remove()
+    assert not places[1].folder.exists()
 
 
 @contextlib.contextmanager

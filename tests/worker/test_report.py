@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from aiohttp import ClientConnectionError
+
 from asman.errors import LimitExceeded
+from asman_worker.disk import DiskShort
 from asman_worker.docker import EngineError
+from asman_worker.images import ImageTooLarge, PullFailed, PullTimedOut
 from asman_worker.logs import KeptLog
+from asman_worker.meter import LayerTooLarge
 from asman_worker.report import (
+    CODES,
     StepFailed,
+    code_of,
     explain,
     failure_report,
     first_cause,
@@ -14,7 +21,8 @@ from asman_worker.report import (
     notes,
     run_report,
 )
-from asman_worker.runtime import Exit
+from asman_worker.runtime import ContainerLost, Exit
+from asman_worker.workspace import OutputsTooLarge
 
 
 def ended(code: int = 0, *, timed_out: bool = False, oom_killed: bool = False) -> Exit:
@@ -79,9 +87,12 @@ def test_a_timeout_is_137_whatever_the_program_made_of_its_grace() -> None:
 
 
 def test_a_failure_after_the_run_keeps_what_is_known_of_it() -> None:
-    report = run_report(ended(0), log_of("hi\n"), outputs={}, error="no upload")
+    failure = StepFailed("outputs", "no upload", "transfer_refused")
+    report = run_report(ended(0), log_of("hi\n"), outputs={}, failure=failure)
     assert (report["reason"], report["outcome"]) == ("Error", "error")
-    assert (report["result"]["StatusCode"], report["result"]["error"]) == (0, "no upload")
+    result = report["result"]
+    assert (result["StatusCode"], result["error"]) == (0, "[asman] step outputs failed: no upload")
+    assert result["errorCode"] == "transfer_refused"
 
 
 def test_skipped_outputs_and_dropped_bytes_are_listed() -> None:
@@ -91,6 +102,21 @@ def test_skipped_outputs_and_dropped_bytes_are_listed() -> None:
     result = run_report(ended(), log, outputs={}, skipped=(("l", "a symbolic link"),))["result"]
     assert result["outputsSkipped"] == [{"name": "l", "reason": "a symbolic link"}]
     assert result["logsDropped"] == 1
+
+
+def test_every_cause_has_a_code_that_is_documented() -> None:
+    here = (PullFailed, PullTimedOut, ImageTooLarge, OutputsTooLarge, LayerTooLarge, DiskShort, ContainerLost)
+    assert {kind.code for kind in here} <= set(CODES)
+    world = (EngineError(500, "x"), FileNotFoundError(2, "x"), ClientConnectionError())
+    errors = (*world, KeyError("x"), LimitExceeded("x"))
+    codes = [code_of(error) for error in errors]
+    assert codes == ["engine_refused", "worker_io_failed", "worker_io_failed", "internal_error", "limit_exceeded"]
+    assert set(codes) <= set(CODES)
+
+
+def test_the_peak_of_memory_is_left_out_where_it_is_not_known() -> None:
+    assert "peakMemoryBytes" not in run_report(ended(), log_of(), outputs={})["result"]
+    assert run_report(ended(), log_of(), outputs={}, peak_memory_bytes=5)["result"]["peakMemoryBytes"] == 5
 
 
 def test_a_failed_step_names_itself() -> None:

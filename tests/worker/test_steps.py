@@ -16,6 +16,7 @@ from asman_worker.grant import Grant
 from asman_worker.logs import LogPump
 from asman_worker.remains import Remains
 from asman_worker.steps import Steps
+from asman_worker.stock import Stock
 from docker_engine import IMAGE
 
 GRANT = Grant(cores=1, memory_bytes=1 << 30, max_duration_s=60, images=("alpine:*",))
@@ -31,8 +32,8 @@ def attempt(**definition: Any) -> Attempt:
 @pytest.fixture
 async def steps(tmp_path: Path) -> AsyncIterator[Steps]:
     async with Engine(f"unix://{tmp_path}/none.sock") as engine, aiohttp.ClientSession() as session:
-        remains = Remains(engine, "w", tmp_path)
-        yield Steps(grant=GRANT, worker_id="w", engine=engine, remains=remains, session=session)
+        remains, stock = Remains(engine, "w", tmp_path), Stock(engine, tmp_path / "stock.json")
+        yield Steps(grant=GRANT, worker_id="w", engine=engine, remains=remains, session=session, stock=stock)
 
 
 async def test_reading_settles_image_and_time_limit_before_anything_is_done(steps: Steps) -> None:

@@ -1,9 +1,9 @@
 """The worker: takes jobs of its queues, runs each in a container, reports how it ended.
 
 Two halves. What happens to one job on one machine: ``grant`` (the owner's word), ``limits`` (where a job's word meets
-it), ``container``, ``workspace``, ``images``, ``runtime``, ``steps``, ``executor``. What is said to the server and
-survives it: ``agent``, ``holdings``, ``outbox``, ``shelf``, ``reconcile``. This module is what the core sees: it brings
-the command ``asman worker``.
+it), ``container``, ``workspace``, ``images``, ``runtime``, ``steps``, ``executor``; what holds on disk: ``quota``,
+``meter``, ``stock``, ``disk``. What is said to the server and survives it: ``agent``, ``holdings``, ``outbox``,
+``shelf``, ``reconcile``. This module is what the core sees: it brings the command ``asman worker``.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from asman.errors import AsmanError
 from asman_worker.limits import Allotment
 from asman_worker.logs import LogPump
 from asman_worker.redact import Redactor
 from asman_worker.remains import Key
-from asman_worker.report import StepFailed, explain, first_cause, is_expected
+from asman_worker.report import StepFailed, code_of, explain, first_cause, is_expected
 from asman_worker.secrets import Secret
 
 __all__ = ["Assignment", "Attempt", "LogSink"]
@@ -47,6 +48,8 @@ class Attempt:
     """One job that this process works on, and how far it has come.
 
     Shape:  ``secrets`` are by the variable that holds them; ``on_step`` is told each step that begins.
+            ``work`` is what may be cancelled to end the step at hand (fetching, pulling); ``limit_hit`` is why the
+            worker itself ended the job; ``peak_memory_bytes`` is what ``meter`` saw, 0 for nothing.
     """
 
     assignment: Assignment
@@ -63,6 +66,9 @@ class Attempt:
     on_step: Callable[[str], None] = lambda step: None
     revoked: bool = False
     interrupted: bool = False
+    work: asyncio.Future[Any] | None = None
+    limit_hit: AsmanError | None = None
+    peak_memory_bytes: int = 0
     task: asyncio.Task[dict[str, Any]] | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -92,4 +98,4 @@ class Attempt:
             cause = first_cause(error)
             if not is_expected(cause):
                 _log.exception("a step failed unexpectedly", extra={"job": self.key[1], "step": self.step})
-            raise StepFailed(self.step, self.redactor.text(explain(cause))) from error
+            raise StepFailed(self.step, self.redactor.text(explain(cause)), code_of(cause)) from error

@@ -44,8 +44,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 class WorkerSetting:
     """One row of the table.
 
-    Shape:  ``kind`` is text, number, whole, size, duration, seconds, address, flag, list, or the allowed words joined
-            by ``|``.
+    Shape:  ``kind`` is text, number, whole, size, bytes (a size that may be 0), duration, seconds, address, flag, list,
+            or the allowed words joined by ``|``.
             ``flags`` and ``envs`` hold the present name first, then the names of older workers.
     """
 
@@ -282,6 +282,87 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         shown_default="none: such an engine is refused",
     ),
     WorkerSetting(
+        name="max_inputs_bytes",
+        kind="size",
+        default=16 << 30,
+        flags=("--max-inputs",),
+        envs=("ASMAN_WORKER_MAX_INPUTS",),
+        help="Most bytes of inputs that one job may have, such as 1g.",
+        shown_default="16g",
+    ),
+    WorkerSetting(
+        name="max_layer_bytes",
+        kind="size",
+        default=16 << 30,
+        flags=("--max-layer",),
+        envs=("ASMAN_WORKER_MAX_LAYER",),
+        help="Most bytes that a container may write outside of /outputs and /job-cache.",
+        shown_default="16g",
+    ),
+    WorkerSetting(
+        name="max_image_bytes",
+        kind="size",
+        default=20 << 30,
+        flags=("--max-image",),
+        envs=("ASMAN_WORKER_MAX_IMAGE",),
+        help="Largest image that is pulled for a job, as sent and as unpacked.",
+        shown_default="20g",
+    ),
+    WorkerSetting(
+        name="max_images_bytes",
+        kind="size",
+        default=None,
+        flags=("--max-images",),
+        envs=("ASMAN_WORKER_MAX_IMAGES",),
+        help="Most bytes of images kept for later jobs, of those that this worker pulled or built; the oldest go.",
+        shown_default="no bound",
+    ),
+    WorkerSetting(
+        name="disk_floor_bytes",
+        kind="bytes",
+        default=None,
+        flags=("--disk-floor",),
+        envs=("ASMAN_WORKER_DISK_FLOOR",),
+        help="Free disk below which no jobs are taken and caches go, such as 10g; 0 for off.",
+        shown_default="10g or a tenth of the disk",
+    ),
+    WorkerSetting(
+        name="fetch_limit_s",
+        kind="duration",
+        default=1800.0,
+        flags=("--fetch-limit",),
+        envs=("ASMAN_WORKER_FETCH_LIMIT",),
+        help="Longest time that a job's inputs may take to be fetched; a bare number is milliseconds.",
+        shown_default="30m",
+    ),
+    WorkerSetting(
+        name="pull_limit_s",
+        kind="duration",
+        default=1800.0,
+        flags=("--pull-limit",),
+        envs=("ASMAN_WORKER_PULL_LIMIT",),
+        help="Longest time that a job's image may take to be pulled; a bare number is milliseconds.",
+        shown_default="30m",
+    ),
+    WorkerSetting(
+        name="build_limit_s",
+        kind="duration",
+        default=1800.0,
+        flags=("--build-limit",),
+        envs=("ASMAN_WORKER_BUILD_LIMIT",),
+        help="Longest time that a job's image may take to be built; a bare number is milliseconds.",
+        shown_default="30m",
+    ),
+    WorkerSetting(
+        name="upload_limit_s",
+        kind="duration",
+        default=1800.0,
+        flags=("--upload-limit",),
+        envs=("ASMAN_WORKER_UPLOAD_LIMIT",),
+        help="Longest time that a job's outputs may take to be sent; a bare number is milliseconds.",
+        shown_default="30m",
+    ),
+    WorkerSetting(
         name="drain_s",
         kind="seconds",
         default=0.0,
@@ -386,6 +467,15 @@ class WorkerConfig:
     volumes: tuple[str, ...] = ()
     max_outputs_bytes: int | None = None
     without_limits: tuple[str, ...] = ()
+    max_inputs_bytes: int = 16 << 30
+    max_layer_bytes: int = 16 << 30
+    max_image_bytes: int = 20 << 30
+    max_images_bytes: int | None = None
+    disk_floor_bytes: int | None = None
+    fetch_limit_s: float = 1800.0
+    pull_limit_s: float = 1800.0
+    build_limit_s: float = 1800.0
+    upload_limit_s: float = 1800.0
     drain_s: float = 0.0
     on_lease_lost: str = "keep"
     ephemeral: int = 0
@@ -502,6 +592,10 @@ def _size(value: Any) -> int:
     return size
 
 
+def _bytes(value: Any) -> int:
+    return parse_size_bytes(value)
+
+
 def _seconds(value: Any) -> float:
     """A bare number is seconds here; text with a unit is a duration."""
     try:
@@ -554,6 +648,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "number": _number,
     "whole": _whole,
     "size": _size,
+    "bytes": _bytes,
     "duration": parse_duration_s,
     "seconds": _seconds,
     "address": _address,

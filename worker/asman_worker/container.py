@@ -52,7 +52,8 @@ class ContainerSpec:
 
     Shape:  ``command`` and ``entrypoint`` None leave the image's own; ``device_ids`` are uuids or host indices as
             text; ``env`` is ordered, the worker's own variables last; ``seccomp`` is a profile as JSON, empty for
-            the engine's own; ``runtime`` empty is the engine's default.
+            the engine's own; ``runtime`` empty is the engine's default;
+            ``layer_bytes`` is for engines that bound what a container writes to its own layer.
     Units:  cores; bytes; seconds.
     """
 
@@ -80,6 +81,7 @@ class ContainerSpec:
     runs_as_root: bool
     seccomp: str = ""
     runtime: str = ""
+    layer_bytes: int | None = None
 
 
 def cache_volume(queue: str) -> str:
@@ -182,6 +184,8 @@ def _host_config(spec: ContainerSpec, *, host_cores: int, selinux: bool, log_dri
         "Links": [],
         "ExtraHosts": [],
     }
+    if spec.layer_bytes is not None:
+        config["StorageOpt"] = {"size": str(spec.layer_bytes)}
     return config
 
 

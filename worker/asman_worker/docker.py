@@ -63,7 +63,8 @@ class EngineInfo:
     Shape:  ``kind`` is ``docker`` or ``podman``; ``log_driver`` keeps a container's output within a bound; ``lacks``
             names the limits that the engine cannot keep (see ``abilities``). ``fences`` maps what it fences containers
             in with (``seccomp``, ``apparmor``, ``selinux``, ``rootless``, ``userns``, ...) to the profile of it, empty
-            where it names none; ``runtimes`` may be asked for by name.
+            where it names none; ``runtimes`` may be asked for by name. ``data_root`` is a path on that
+            host, where images and volumes lie.
     """
 
     cores: int
@@ -75,6 +76,7 @@ class EngineInfo:
     lacks: tuple[str, ...] = ()
     fences: Mapping[str, str] = field(default_factory=dict)
     runtimes: tuple[str, ...] = ()
+    data_root: str = ""
 
     @property
     def selinux(self) -> bool:
@@ -211,6 +213,11 @@ class Engine:
             hint="Start it, or set DOCKER_HOST or a Docker context to where it listens.",
         )
 
+    async def ask(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None) -> Any:
+        """A call that has no method of its own here, and its JSON answer. Shape: ``path`` without the version."""
+        with self._errors():
+            return await self._quick._query_json(path, method, params=dict(query or {}), data=body)
+
     async def ping(self) -> None:
         """Errors: Unavailable if the engine does not answer."""
         with self._errors():
@@ -233,6 +240,7 @@ class Engine:
                 lacks=missing_limits(raw, podman),
                 fences=dict(_fence(option) for option in raw.get("SecurityOptions") or ()),
                 runtimes=tuple(sorted(raw.get("Runtimes") or ())),
+                data_root=str(raw.get("DockerRootDir") or ""),
             )
         return self._info
 
@@ -422,10 +430,16 @@ class Engine:
             found = await self._quick.networks.list(filters={"name": name})
         return [n["Id"] for n in sorted(found, key=lambda n: (n["Created"], n["Id"])) if n["Name"] == name]
 
-    async def ensure_volume(self, name: str) -> None:
-        """A named volume; there already is fine."""
+    async def archive(self, container: str, path: str) -> tarfile.TarFile:
+        """A small file of a container, running or not, as a tar with one member."""
         with self._errors():
-            await self._quick.volumes.create({"Name": name, "Labels": {"asman": "true"}})  # type: ignore[no-untyped-call]
+            return await self._quick.containers.container(container).get_archive(path)
+
+    async def ensure_volume(self, name: str) -> str:
+        """A named volume; there already is fine. The answer is when it was made: another one, another time."""
+        with self._errors():
+            made = await self.ask("POST", "volumes/create", body={"Name": name, "Labels": {"asman": "true"}})
+        return str(made.get("CreatedAt") or "")
 
     async def open_volume(self, name: str, image: str, labels: Mapping[str, str]) -> None:
         """Make a volume's top folder writable for any user: a fresh volume belongs to root, and a job need not.

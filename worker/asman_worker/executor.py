@@ -29,6 +29,7 @@ import aiohttp
 
 from asman.errors import AsmanError
 from asman_worker.attempt import Assignment, Attempt, LogSink
+from asman_worker.container import cache_volume
 from asman_worker.docker import Container, Engine, EngineError, EngineInfo
 from asman_worker.gpu import allocate
 from asman_worker.grant import Grant, check_grant
@@ -36,11 +37,13 @@ from asman_worker.limits import Allotment, allot
 from asman_worker.logs import LogPump
 from asman_worker.network import GUARD_LABEL
 from asman_worker.occupancy import Occupancy
+from asman_worker.probe import Abilities
 from asman_worker.remains import Held, Key, Remains
 from asman_worker.report import StepFailed, failure_report
 from asman_worker.runtime import follow_container, insist
 from asman_worker.secrets import SecretStore
 from asman_worker.steps import PULL_STEP, RUN_STEP, Steps
+from asman_worker.stock import Stock
 from asman_worker.telemetry import Telemetry
 
 __all__ = ["CANCELLED", "PULL_STEP", "RUN_STEP", "Assignment", "Executor", "FreeCapacity", "Held", "LogSink"]
@@ -89,6 +92,8 @@ class Executor:
         self._engine = docker
         self._remains = Remains(docker, worker_id, data_directory, grant.runtime)
         self._telemetry = telemetry or Telemetry()
+        caches = data_directory / "caches" / f"{self._remains.root.name}.json"
+        self.stock = Stock(docker, caches, budget_bytes=grant.max_images_bytes, wanted=self._wanted)
         self._steps = Steps(
             grant=grant,
             worker_id=worker_id,
@@ -97,6 +102,7 @@ class Executor:
             session=session,
             secrets=secrets,
             telemetry=self._telemetry,
+            stock=self.stock,
         )
         self._jobs: dict[Key, Attempt] = {}
         self._revoked: dict[Key, None] = {}
@@ -114,7 +120,8 @@ class Executor:
         A job that does not fit what is free at the moment waits until it does. After ``stop`` the answer is
         ``CANCELLED``. Cancelling the caller's task leaves the container running, for ``resume``.
 
-        Shape:  ``result`` holds StatusCode, logs, duration (ms), isTimedOut, outputs; ``error`` where there is one.
+        Shape:  ``result`` holds StatusCode, logs, duration (ms), isTimedOut, outputs; ``error`` and ``errorCode``
+                (as in ``report.CODES``) where there is one; ``peakMemoryBytes`` where it is known.
         """
         job = self._job(assignment, log)
         return await self._supervise(job, self._run(job))
@@ -182,15 +189,35 @@ class Executor:
         )
 
     async def start(self) -> None:
-        """Have what jobs will need, or fail now: the guard of their network.
+        """Have what jobs will need, or fail now: the guard of their network; and find out what the host allows.
 
         Errors: NoGuard, EngineError, Unavailable.
         """
         await self._steps.networks.start()
+        await self._steps.abilities()
 
     async def engine_info(self) -> EngineInfo:
         """What the engine says about its host."""
         return await self._engine.info()
+
+    async def abilities(self) -> Abilities:
+        """What the engine's host lets this worker do; tried at the first call."""
+        return await self._steps.abilities()
+
+    async def disk_use(self) -> dict[Key, int]:
+        """Bytes on disk of each job in progress."""
+        return await self._steps.disk_use(list(self._jobs.values()))
+
+    async def break_off(self, key: Key, error: AsmanError) -> None:
+        """End a job at the step where it is; unlike ``stop`` it is reported, with this error."""
+        job = self._jobs.get(key)
+        if job is not None and not job.revoked:
+            await self._steps.break_off(job, error)
+
+    def _wanted(self) -> set[str]:
+        """Images and volumes that jobs in progress need, and the image of their guards."""
+        wanted = {name for job in self._jobs.values() for name in (job.image, cache_volume(job.key[0]))}
+        return wanted | {self.grant.guard_image}
 
     async def settle(self) -> None:
         """Wait until what is removed in the background is gone; for an orderly end of the process."""
@@ -265,6 +292,7 @@ class Executor:
             named = container.labels.get("asman.gpus", "").split(",")
             gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
             job.allotment = replace(allotment, gpus=gpus)
+            await self._steps.recover_outputs(job)
             await self._seen(job.key)
             guard = container.labels.get(GUARD_LABEL)
             job.network = f"container:{guard}" if guard else ""

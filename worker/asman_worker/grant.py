@@ -174,7 +174,10 @@ class Grant:
             ``max_open_files`` is the most this host's engine can give one process, None: no bound known.
             ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges. ``runtime`` is
             one of the engine's, empty for its default.
-    Units:  cores; bytes; seconds. The three step limits bound fetching inputs, pulling and uploading, each.
+            ``max_images_bytes`` is for all images that this worker keeps, None for no bound; ``disk_floor_bytes`` is
+            what must stay free on the disk, 0 for nothing, None for 10 GiB or a tenth.
+    Units:  cores; bytes; seconds. The step limits bound fetching inputs, pulling, building and uploading, each.
+            ``max_layer_bytes`` is what a container may write outside of /outputs and /job-cache.
     """
 
     cores: float
@@ -197,10 +200,15 @@ class Grant:
     max_input_bytes: int = 16 * _GIB
     max_output_bytes: int = 16 * _GIB
     max_output_files: int = 10_000
+    max_layer_bytes: int = 16 * _GIB
+    max_image_bytes: int = 20 * _GIB
+    max_images_bytes: int | None = None
+    disk_floor_bytes: int | None = None
     max_open_files: int | None = None
     stop_grace_s: float = 5.0
     fetch_limit_s: float = 1800.0
     pull_limit_s: float = 1800.0
+    build_limit_s: float = 1800.0
     upload_limit_s: float = 1800.0
 
     @property

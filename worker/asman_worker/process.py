@@ -24,6 +24,7 @@ from asman.errors import Unavailable
 from asman_worker.abilities import check_limits, check_network
 from asman_worker.agent import Agent
 from asman_worker.config import WorkerConfig
+from asman_worker.disk import Disk
 from asman_worker.docker import Engine, EngineInfo
 from asman_worker.executor import Executor
 from asman_worker.fences import check_engine, choose_runtime
@@ -76,6 +77,15 @@ async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
         allow_setuid=config.allow_setuid,
         runtime=choose_runtime(config.runtime, config.profile, info.runtimes),
         volumes=tuple(parse_volume(text) for text in config.volumes),
+        max_input_bytes=config.max_inputs_bytes,
+        max_layer_bytes=config.max_layer_bytes,
+        max_image_bytes=config.max_image_bytes,
+        max_images_bytes=config.max_images_bytes,
+        disk_floor_bytes=config.disk_floor_bytes,
+        fetch_limit_s=config.fetch_limit_s,
+        pull_limit_s=config.pull_limit_s,
+        build_limit_s=config.build_limit_s,
+        upload_limit_s=config.upload_limit_s,
     )
     if config.max_outputs_bytes is not None:
         grant = replace(grant, max_output_bytes=config.max_outputs_bytes)
@@ -120,6 +130,13 @@ async def run_worker(
             )
             await executor.start()
             async with own_tasks() as spawn:
+                info, intake = await engine.info(), intake or Intake()
+                paths = (identity.directory, Path(info.data_root or identity.directory))
+                disk = Disk(
+                    paths=paths, floor=grant.disk_floor_bytes, stock=executor.stock, jobs=executor, intake=intake
+                )
+                await disk.look()
+                spawn(disk.run())
                 await serve(
                     config,
                     stop,

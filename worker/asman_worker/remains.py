@@ -18,7 +18,7 @@ from typing import Any
 
 from asman_worker.docker import Container, Engine, EngineError
 from asman_worker.seccomp import strict_profile
-from asman_worker.workspace import Scan, Workspace, output_scan
+from asman_worker.workspace import OutputsTooLarge, Scan, Workspace, output_scan
 
 __all__ = ["Held", "Key", "Remains"]
 
@@ -56,6 +56,11 @@ class Remains:
         self._worker_id = worker_id
         self._data = data_directory
         self._runtime = runtime
+
+    @property
+    def root(self) -> Path:
+        """This worker's own folder, above those of its jobs."""
+        return Workspace.root(self._data, self._worker_id)
 
     def workspace(self, key: Key) -> Workspace:
         return Workspace.of(self._data, self._worker_id, *key)
@@ -112,13 +117,16 @@ class Remains:
     async def scan(self, key: Key, image: str, *, max_files: int, max_bytes: int) -> Scan:
         """Look at a job's outputs, after making them readable where they are not.
 
-        Errors: LimitExceeded; PermissionError; OSError.
+        Errors: OutputsTooLarge; PermissionError; OSError.
         """
         root = self.workspace(key).outputs
         try:
             scan = await asyncio.to_thread(output_scan, root, max_files=max_files, max_bytes=max_bytes)
             if await asyncio.to_thread(_all_readable, root, scan):
                 return scan
+        except OutputsTooLarge as error:
+            if error.scan is None or await asyncio.to_thread(_all_readable, root, error.scan):
+                raise
         except PermissionError:
             pass
         await self._open_up(self.workspace(key), image)
@@ -153,7 +161,7 @@ class Remains:
                     _log.warning("a job's folder cannot be removed", extra={"folder": folder, "reason": str(error)})
 
     def _folders(self) -> list[Path]:
-        return [path for path in Workspace.root(self._data, self._worker_id).glob("*/*/*") if path.is_dir()]
+        return [path for path in self.root.glob("*/*/*") if path.is_dir()]
 
     async def _open_up(self, workspace: Workspace, image: str) -> None:
         """Let this process, which is not root, at files that the container's root made.

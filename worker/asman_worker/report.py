@@ -19,18 +19,50 @@ from asman_worker.docker import EngineError
 from asman_worker.logs import KeptLog, merge_lines
 from asman_worker.runtime import Exit
 
-__all__ = ["StepFailed", "explain", "failure_report", "first_cause", "is_expected", "notes", "run_report"]
+__all__ = [
+    "CODES",
+    "StepFailed",
+    "code_of",
+    "explain",
+    "failure_report",
+    "first_cause",
+    "is_expected",
+    "notes",
+    "run_report",
+]
+
+CODES: Mapping[str, str] = {
+    "bad_definition": "the definition cannot be run as it is",
+    "limit_exceeded": "more was asked for, or sent as inputs, than the owner allows",
+    "fetch_timed_out": "the inputs took longer than --fetch-limit",
+    "pull_timed_out": "the image took longer than --pull-limit",
+    "build_timed_out": "building the image took longer than --build-limit",
+    "upload_timed_out": "sending the outputs took longer than --upload-limit",
+    "image_unavailable": "the registry or the engine refused the image",
+    "image_too_large": "the image is larger than --max-image",
+    "outputs_too_large": "/outputs met its limit of bytes or files; what fits is kept",
+    "disk_limit": "the container wrote more outside of /outputs than --max-layer, or ate the machine's disk",
+    "hash_mismatch": "an input is not what its hash says",
+    "transfer_refused": "an address refused an input, or the server an output",
+    "unavailable": "the server, an input's address or the container engine did not answer for too long",
+    "container_lost": "the container was removed, or could not be ended",
+    "engine_refused": "the container engine refused a request, such as a program that cannot be started",
+    "worker_io_failed": "reading or writing on the worker's own disk or network failed",
+    "internal_error": "a fault of the worker",
+}
+"""What ``errorCode`` in a result may be, and what it says; errors of the core have their own codes besides."""
 
 _KILLED = 137
 
 
 class StepFailed(Exception):
-    """A step of a job failed; the message is for its submitter."""
+    """A step of a job failed; the message is for its submitter, the code for programs."""
 
-    def __init__(self, step: str, message: str) -> None:
+    def __init__(self, step: str, message: str, code: str = "internal_error") -> None:
         super().__init__(f"[asman] step {step} failed: {message}")
         self.step = step
         self.message = message
+        self.code = code
 
 
 def notes(end: Exit, *, limit_s: float, memory_bytes: int) -> Iterator[str]:
@@ -52,11 +84,12 @@ def run_report(
     *,
     outputs: Mapping[str, Mapping[str, str]],
     skipped: tuple[tuple[str, str], ...] = (),
-    error: str = "",
+    failure: StepFailed | None = None,
+    peak_memory_bytes: int = 0,
 ) -> dict[str, Any]:
-    """The report of a container that ran to its end; ``error`` is what went wrong afterwards.
+    """The report of a container that ran to its end; ``failure`` is what went wrong in the run or afterwards.
 
-    Units:  ``duration`` in milliseconds.
+    Units:  ``duration`` in milliseconds; ``peakMemoryBytes`` in bytes, left out if it is not known.
     """
     result: dict[str, Any] = {
         "StatusCode": _status_code(end),
@@ -65,23 +98,33 @@ def run_report(
         "isTimedOut": end.timed_out,
         "outputs": dict(outputs),
     }
-    if error:
-        result["error"] = error
+    if failure is not None:
+        result |= _error_members(failure)
+    if peak_memory_bytes:
+        result["peakMemoryBytes"] = peak_memory_bytes
     if end.oom_killed:
         result["oomKilled"] = True
     if skipped:
         result["outputsSkipped"] = [{"name": name, "reason": reason} for name, reason in skipped]
     if log.dropped_bytes:
         result["logsDropped"] = log.dropped_bytes
-    reason = Reason.TIMED_OUT if end.timed_out else Reason.ERROR if error else Reason.SUCCESS
+    reason = Reason.TIMED_OUT if end.timed_out else Reason.ERROR if failure else Reason.SUCCESS
     outcome = Outcome.ERROR if reason is Reason.ERROR else _outcome(end)
     return {"reason": reason.value, "outcome": outcome.value, "result": result}
 
 
 def failure_report(failure: StepFailed, log: KeptLog) -> dict[str, Any]:
-    """The report of a job that did not get to an exit code."""
-    result = {"logs": merge_lines(log.lines()), "error": str(failure), "isTimedOut": False, "outputs": {}}
+    """The report of a job that did not get to an exit code.
+
+    The outcome of a step that took too long is ``error``: ``timed_out`` says that the container's own time was over,
+    which a longer ``maxDuration`` can mend. Which limit it was is told by ``errorCode``.
+    """
+    result = {"logs": merge_lines(log.lines()), **_error_members(failure), "isTimedOut": False, "outputs": {}}
     return {"reason": Reason.ERROR.value, "outcome": Outcome.ERROR.value, "result": result}
+
+
+def _error_members(failure: StepFailed) -> dict[str, Any]:
+    return {"error": str(failure), "errorCode": failure.code}
 
 
 def _status_code(end: Exit) -> int:
@@ -107,6 +150,15 @@ def first_cause(error: BaseException) -> BaseException:
 def is_expected(error: BaseException) -> bool:
     """Is this the world's fault (or the job's), and not a fault of this program?"""
     return isinstance(error, (AsmanError, EngineError, aiohttp.ClientError, OSError))
+
+
+def code_of(error: BaseException) -> str:
+    """The stable slug of a failure's cause."""
+    if isinstance(error, AsmanError):
+        return error.code
+    if isinstance(error, EngineError):
+        return "engine_refused"
+    return "worker_io_failed" if isinstance(error, (OSError, aiohttp.ClientError)) else "internal_error"
 
 
 def explain(error: BaseException) -> str:

@@ -17,25 +17,29 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from asman.errors import AsmanError, LimitExceeded
+from asman.errors import AsmanError
 from asman.job import Requirements
 from asman.units import show_duration
+from asman_worker import quota
 from asman_worker.attempt import Attempt, LogSink
 from asman_worker.container import CACHE, ContainerSpec, JobFolders, create_body, labels_of
 from asman_worker.docker import Engine, EngineError, EngineInfo
 from asman_worker.grant import Grant
 from asman_worker.images import Images
 from asman_worker.limits import Allotment, container_spec, image_of, network_class, read_requirements, time_limit_s
+from asman_worker.meter import Meter, disk_use, filled_up
 from asman_worker.network import GUARD_LABEL, Networks, guard_name
-from asman_worker.remains import Remains
-from asman_worker.report import StepFailed, notes, run_report
+from asman_worker.probe import Abilities, probe
+from asman_worker.remains import Key, Remains
+from asman_worker.report import StepFailed, code_of, explain, notes, run_report
 from asman_worker.runtime import Exit, insist, run_container
 from asman_worker.secrets import Secret, SecretStore, secrets_asked_for, with_values
+from asman_worker.stock import Stock
 from asman_worker.telemetry import Telemetry
 from asman_worker.transfer import Transfer
-from asman_worker.workspace import collect_outputs, materialise, output_scan
+from asman_worker.workspace import OutputsTooLarge, Scan, collect_outputs, materialise
 
-__all__ = ["PULL_STEP", "RUN_STEP", "Steps"]
+__all__ = ["PULL_STEP", "RUN_STEP", "StepTimedOut", "Steps"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +47,19 @@ PULL_STEP = "docker image pull"
 RUN_STEP = "Running"
 
 _NOFILE_REFUSED = "setting rlimit type 7"
-_OUTPUTS_EVERY_S = 1.0
 
 T = TypeVar("T")
+
+
+class StepTimedOut(AsmanError):
+    """The owner's time for one step was over."""
+
+    status = 504
+    code = "step_timed_out"
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Steps:
@@ -59,6 +73,7 @@ class Steps:
         engine: Engine,
         remains: Remains,
         session: aiohttp.ClientSession,
+        stock: Stock,
         secrets: SecretStore | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -69,11 +84,21 @@ class Steps:
         self._session = session
         self._secrets = secrets or SecretStore(None)
         self._telemetry = telemetry or Telemetry()
-        self._images = Images(engine, on_pulled=self._telemetry.pulled)
+        self._stock = stock
+        self._images = Images(engine, stock=stock, max_bytes=grant.max_image_bytes, on_pulled=self._telemetry.pulled)
         self.networks = Networks(engine, worker_id, grant, self._images)
         self._start_gate: asyncio.Semaphore | None = None
         self._sets_nofile = True
-        self._open_volumes: set[str] = set()
+        self._open_volumes: set[tuple[str, str]] = set()
+        self._probing = asyncio.Lock()
+        self._abilities: Abilities | None = None
+
+    async def abilities(self) -> Abilities:
+        """What the engine's host lets this worker do; tried once."""
+        async with self._probing:
+            if self._abilities is None:
+                self._abilities = await probe(self._engine, self._remains.root, self.worker_id)
+            return self._abilities
 
     def read(self, job: Attempt) -> Requirements:
         """Everything in the definition that can be refused before anything is done for it."""
@@ -104,15 +129,21 @@ class Steps:
             self._transfer(job),
             limit_bytes=self.grant.max_input_bytes,
         )
-        return await _within(self.grant.fetch_limit_s, "the inputs could not be fetched", work)
+        code = "fetch_timed_out"
+        return await _within(job, self.grant.fetch_limit_s, code, "the inputs could not be fetched", work)
 
     async def prepare(self, job: Attempt, allotment: Allotment, folders: JobFolders) -> ContainerSpec:
         """Have the image, the network and the cache volume, and settle what the container will be."""
         job.at_step("image")
         await insist(self._engine.ping)
-        image = await self._images.ensure(job.image, _pull_lines(job.log), limit_s=self.grant.pull_limit_s)
+        pull = self._images.ensure(job.image, _pull_lines(job.log), limit_s=self.grant.pull_limit_s)
+        image = await _breakable(job, pull)
         job.at_step("create")
-        job.network = await self.networks.take(network_class(job.assignment.definition, self.grant))
+        abilities = await self.abilities()
+        async with asyncio.TaskGroup() as group:
+            if abilities.mounts:
+                group.create_task(self._attach_outputs(job))
+            job.network = await self.networks.take(network_class(job.assignment.definition, self.grant))
         queue, job_id, attempt = job.key
         guard = guard_name(job.network)
         spec = container_spec(
@@ -129,16 +160,38 @@ class Steps:
             image_user=image.user,
             image_has_entrypoint=image.has_entrypoint,
         )
+        if abilities.bounds_layers and not spec.read_only_root:
+            spec = replace(spec, layer_bytes=self.grant.max_layer_bytes)
         for mount in spec.mounts:
             if mount.target == CACHE:
                 await self._ensure_volume(mount.volume, spec)
         return spec
 
+    async def _attach_outputs(self, job: Attempt) -> None:
+        """Give the outputs a file system of their own; where that fails after all, they are watched."""
+        workspace = self._remains.workspace(job.key)
+        shape = quota.geometry(self.grant.max_output_bytes, self.grant.max_output_files)
+        executes = not self.grant.rules.read_only_root
+        try:
+            await quota.attach(workspace.outputs_image, workspace.outputs, shape, may_execute=executes)
+        except OSError as error:
+            _log.warning("outputs are watched for want of a mount", extra={"job": job.key[1], "reason": str(error)})
+            with contextlib.suppress(OSError):
+                quota.detach(workspace.outputs)
+
+    async def recover_outputs(self, job: Attempt) -> None:
+        """After a restart of the machine: what the container left is in an image that is not mounted any more."""
+        workspace = self._remains.workspace(job.key)
+        if workspace.outputs_image.exists() and not quota.is_attached(workspace.outputs):
+            executes = not self.grant.rules.read_only_root
+            await quota.reattach(workspace.outputs_image, workspace.outputs, may_execute=executes)
+
     async def _ensure_volume(self, name: str, spec: ContainerSpec) -> None:
-        await self._engine.ensure_volume(name)
-        if not spec.runs_as_root and name not in self._open_volumes:
+        made_at = await self._engine.ensure_volume(name)
+        await self._stock.use_volume(name)
+        if not spec.runs_as_root and (name, made_at) not in self._open_volumes:
             await self._engine.open_volume(name, spec.image, {"asman.helper": self.worker_id})
-            self._open_volumes.add(name)
+            self._open_volumes.add((name, made_at))
 
     async def run_container(self, job: Attempt, spec: ContainerSpec) -> Exit:
         """Run it to its end; a second time without ``nofile`` where the engine may not set that.
@@ -170,65 +223,88 @@ class Steps:
 
     @contextlib.asynccontextmanager
     async def watched(self, job: Attempt) -> AsyncIterator[None]:
-        """While inside, end the container of a job that fills ``/outputs`` beyond what the owner allows."""
-        watch = asyncio.create_task(self._watch_outputs(job), name=f"outputs of {job.key[1][:12]}")
+        """While inside, measure the container, and end it beyond what the owner allows."""
+        bounds_layer = (await self.abilities()).bounds_layers
+        meter = Meter(self._engine, self._remains, self.grant, job, bounds_layer=bounds_layer)
+        watch = asyncio.create_task(meter.run(), name=f"meter of {job.key[1][:12]}")
         try:
             yield
         finally:
             watch.cancel()
             await asyncio.wait([watch])
 
-    async def _watch_outputs(self, job: Attempt) -> None:
-        """Look every second, less often where looking takes long; the overshoot is what is written in between.
+    async def disk_use(self, jobs: list[Attempt]) -> dict[Key, int]:
+        """Bytes on disk that each of these jobs has now, what is being pulled for it included."""
+        use = await disk_use(self._engine, self._remains, jobs)
+        for job in jobs:
+            use[job.key] += self._images.fetched_bytes(job.image) if job.step == "image" else 0
+        return use
 
-        The report needs no word from here: collecting the outputs meets the same limit and says so.
-        """
-        loop, root = asyncio.get_running_loop(), self._remains.workspace(job.key).outputs
-        limits = {"max_files": self.grant.max_output_files, "max_bytes": self.grant.max_output_bytes}
-        pause_s = _OUTPUTS_EVERY_S
-        while True:
-            await asyncio.sleep(pause_s)
-            begun = loop.time()
-            try:
-                await asyncio.to_thread(output_scan, root, **limits)
-            except LimitExceeded:
-                with contextlib.suppress(AsmanError, EngineError):
-                    await self._remains.stop_containers(job.key, self.grant.stop_grace_s)
-            except OSError:
-                pass  # the job moves its files about, or keeps them to itself until it has ended
-            pause_s = max(_OUTPUTS_EVERY_S, 20 * (loop.time() - begun))
+    async def break_off(self, job: Attempt, error: AsmanError) -> None:
+        """End a job at the step where it is; its report gives this error."""
+        job.limit_hit = job.limit_hit or error
+        if job.work is not None:
+            job.work.cancel()
+        else:
+            await self._remains.stop_containers(job.key, min(1.0, self.grant.stop_grace_s))
 
     async def finish(self, job: Attempt, end: Exit) -> dict[str, Any]:
-        """Collect what the job left, and say how it ended. A failure here keeps what is known of the run."""
+        """Collect what the job left, and say how it ended. A failure here keeps what is known of the run.
+
+        One rule for everything that is too much, whoever finds it: the job is an error with the limit's own code, and
+        the outputs up to the limit are kept.
+        """
         pump, memory_bytes = job.pump, job.allotment.memory_bytes if job.allotment else 0
         pump.finish()
         for text in notes(end, limit_s=job.limit_s, memory_bytes=memory_bytes):
             pump.add(text)
+        failure = _limit_failure(job)
         outputs: dict[str, dict[str, str]] = {}
         skipped: tuple[tuple[str, str], ...] = ()
-        error = ""
         if not end.timed_out:
             try:
                 async with job.failing():
-                    outputs, skipped = await self._collect(job)
-            except StepFailed as failure:
-                error = str(failure)
-                pump.add(error)
+                    scan, too_large = await self._scan(job)
+                    outputs, skipped = await self._upload(job, scan), scan.skipped
+                    if too_large is not None:
+                        raise too_large
+            except StepFailed as failed:
+                failure = failure or failed
+        if failure is not None:
+            pump.add(str(failure))
         job.at_step("report")
         pump.finish()
-        return run_report(end, pump.kept, outputs=outputs, skipped=skipped, error=error)
-
-    async def _collect(self, job: Attempt) -> tuple[dict[str, dict[str, str]], tuple[tuple[str, str], ...]]:
-        """The outputs, and what was left out with the reason."""
-        job.at_step("outputs")
-        scan = await self._remains.scan(
-            job.key, job.image, max_files=self.grant.max_output_files, max_bytes=self.grant.max_output_bytes
+        if end.oom_killed:
+            job.peak_memory_bytes = max(job.peak_memory_bytes, memory_bytes)
+        return run_report(
+            end,
+            pump.kept,
+            outputs=outputs,
+            skipped=skipped,
+            failure=failure,
+            peak_memory_bytes=job.peak_memory_bytes,
         )
+
+    async def _scan(self, job: Attempt) -> tuple[Scan, OutputsTooLarge | None]:
+        """What lies in the outputs, up to the limit, and whether that was met."""
+        job.at_step("outputs")
+        limits = {"max_files": self.grant.max_output_files, "max_bytes": self.grant.max_output_bytes}
+        folder = self._remains.workspace(job.key).outputs
+        too_large: OutputsTooLarge | None = None
+        if quota.is_attached(folder) and quota.is_full(folder):
+            too_large = filled_up(self.grant)
+        try:
+            scan = await self._remains.scan(job.key, job.image, **limits)
+        except OutputsTooLarge as error:
+            scan, too_large = error.scan or Scan(files=(), skipped=()), error
+        return scan, too_large
+
+    async def _upload(self, job: Attempt, scan: Scan) -> dict[str, dict[str, str]]:
         for name, reason in scan.skipped:
             job.pump.add(f"[asman] /outputs/{name} is left out: it is {reason}")
         work = collect_outputs(scan, self._remains.workspace(job.key).outputs, self._transfer(job))
-        outputs = await _within(self.grant.upload_limit_s, "the outputs could not be uploaded", work)
-        return outputs, scan.skipped
+        limit_s = self.grant.upload_limit_s
+        return await _within(job, limit_s, "upload_timed_out", "the outputs could not be uploaded", work)
 
     def _transfer(self, job: Attempt) -> Transfer:
         private = self.grant.rules.private_addresses
@@ -250,9 +326,34 @@ def _pull_lines(log: LogSink) -> Callable[[str], None]:
     return say
 
 
-async def _within(limit_s: float, what: str, work: Coroutine[Any, Any, T]) -> T:
+def _limit_failure(job: Attempt) -> StepFailed | None:
+    """The limit for which the worker itself ended the run."""
+    if job.limit_hit is None:
+        return None
+    return StepFailed("wait", explain(job.limit_hit), code_of(job.limit_hit))
+
+
+async def _within(job: Attempt, limit_s: float, code: str, what: str, work: Coroutine[Any, Any, T]) -> T:
     try:
         async with asyncio.timeout(limit_s):
-            return await work
+            return await _breakable(job, work)
     except TimeoutError as error:
-        raise AsmanError(f"{what} within {show_duration(limit_s)}") from error
+        raise StepTimedOut(f"{what} within {show_duration(limit_s)}", code) from error
+
+
+async def _breakable(job: Attempt, work: Coroutine[Any, Any, T]) -> T:
+    """Work that ``break_off`` can end. Errors: what the work raises; the limit's own error."""
+    job.work = task = asyncio.ensure_future(work)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if job.limit_hit is None or not task.cancelled() or _is_being_cancelled():
+            raise
+        raise job.limit_hit from None
+    finally:
+        job.work = None
+
+
+def _is_being_cancelled() -> bool:
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0

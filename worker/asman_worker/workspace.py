@@ -32,12 +32,14 @@ from typing import IO, Any
 
 from asman.errors import BadDefinition, LimitExceeded, clip
 from asman.units import show_bytes
+from asman_worker import quota
 from asman_worker.container import JobFolders
 from asman_worker.transfer import Transfer
 
 __all__ = [
     "INLINE_BYTES",
     "OutputFile",
+    "OutputsTooLarge",
     "Scan",
     "Workspace",
     "collect_outputs",
@@ -89,6 +91,11 @@ class Workspace:
         return self.folder / "outputs"
 
     @property
+    def outputs_image(self) -> Path:
+        """The file system of the outputs, where they have one of their own (``quota``)."""
+        return self.folder / "outputs.ext4"
+
+    @property
     def config_files(self) -> Path:
         return self.folder / "configFiles"
 
@@ -112,6 +119,7 @@ class Workspace:
 
         Errors: PermissionError for files that a container's root left and this process may not remove.
         """
+        quota.discard(self.outputs_image, self.outputs)
         for folder in (self.inputs, self.outputs, self.config_files, self.folder):
             _remove_tree(folder)
         for above in (self.folder.parent, self.folder.parent.parent):
@@ -379,17 +387,34 @@ class Scan:
     skipped: tuple[tuple[str, str], ...]
 
 
+class OutputsTooLarge(LimitExceeded):
+    """A job left more than the owner allows. Shape: ``scan`` has the files up to the limit, by name; None: unknown."""
+
+    code = "outputs_too_large"
+    hint = "Write less, compress it, or send the job to a worker that allows more."
+
+    def __init__(self, message: str, *, scan: Scan | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.scan = scan
+
+
 @dataclass(slots=True)
 class _Finding:
     files: list[OutputFile] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     bytes: int = 0
 
+    def scan(self) -> Scan:
+        files = tuple(sorted(self.files, key=lambda f: f.parts))
+        return Scan(files=files, skipped=tuple(sorted(self.skipped)))
+
 
 def output_scan(root: Path, *, max_files: int, max_bytes: int) -> Scan:
     """Walk the outputs without following any link. Empty folders are nothing.
 
-    Errors: LimitExceeded if there are more files or more bytes than allowed; PermissionError for a folder that this
+    A file counts with its full size, holes included: that is what would be sent.
+
+    Errors: OutputsTooLarge if there are more files or more bytes than allowed; PermissionError for a folder that this
             process may not read.
     """
     finding = _Finding()
@@ -398,7 +423,7 @@ def output_scan(root: Path, *, max_files: int, max_bytes: int) -> Scan:
         _scan_folder(folder, (), finding, max_files, max_bytes)
     finally:
         os.close(folder)
-    return Scan(files=tuple(sorted(finding.files, key=lambda f: f.parts)), skipped=tuple(sorted(finding.skipped)))
+    return finding.scan()
 
 
 def _scan_folder(folder: int, above: tuple[str, ...], finding: _Finding, max_files: int, max_bytes: int) -> None:
@@ -419,14 +444,16 @@ def _scan_folder(folder: int, above: tuple[str, ...], finding: _Finding, max_fil
             if len(finding.skipped) < max_files:
                 finding.skipped.append((_shown_name(parts), reason))
             continue
+        if len(finding.files) >= max_files:
+            raise OutputsTooLarge(
+                f"the job left more than {max_files} files in /outputs",
+                scan=finding.scan(),
+                hint="Pack them into one archive.",
+            )
+        if finding.bytes + about.st_size > max_bytes:
+            raise OutputsTooLarge(f"the job left more than {show_bytes(max_bytes)} in /outputs", scan=finding.scan())
         finding.files.append(OutputFile(parts=parts, size=about.st_size))
         finding.bytes += about.st_size
-        if len(finding.files) > max_files:
-            raise LimitExceeded(
-                f"the job left more than {max_files} files in /outputs", hint="Pack them into one archive."
-            )
-        if finding.bytes > max_bytes:
-            raise LimitExceeded(f"the job left more than {show_bytes(max_bytes)} in /outputs")
 
 
 _KINDS = (
