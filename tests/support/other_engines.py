@@ -62,7 +62,11 @@ def why_not(kind: str) -> str | None:
 
 @contextlib.contextmanager
 def _process(script: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A shell script in namespaces of its own; killed at the end, with all that it started."""
+    """A shell script in namespaces of its own; killed at the end, with all that it started.
+
+    The shell stays, as the first process of its namespace: it is told to die with its parent, and that is forgotten by
+    a process that becomes another user. Its death ends all others.
+    """
     spaces = (
         "unshare",
         "--pid",
@@ -76,7 +80,7 @@ def _process(script: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     )
     with (home / "log").open("wb") as output:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *spaces, "sh", "-euc", script],
+            ["setpriv", "--pdeathsig", "KILL", *spaces, "sh", "-euc", f"{script}; exit"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -106,26 +110,33 @@ class Podman(DockerEngine):
         script = (
             f"cd {home}; ip link set lo up; export CONTAINERS_CONF={home}/containers.conf "
             f"CONTAINERS_REGISTRIES_CONF={home}/registries.conf; "
-            f"exec podman {where} system service --time=0 unix://{home}/podman.sock"
+            f"podman {where} system service --time=0 unix://{home}/podman.sock"
         )
-        with _process(script, home) as process:
-            engine = cls(f"unix://{home}/podman.sock", process.pid)
-            engine.wait_until_up(process, home / "log")
-            for image in (IMAGE, GUARD_IMAGE):
-                engine.load_image(image)
-            try:
-                yield engine
-            finally:
-                engine._remove_containers()
+        try:
+            with _process(script, home) as process:
+                engine = cls(f"unix://{home}/podman.sock", process.pid)
+                engine.wait_until_up(process, home / "log")
+                for image in (IMAGE, GUARD_IMAGE):
+                    engine.load_image(image)
+                try:
+                    yield engine
+                finally:
+                    engine._remove_containers()
+        finally:
+            _remove_empty_groups()
 
     def _remove_containers(self) -> None:
         """Their cgroups are outside of the engine's namespaces, and go with them."""
         for container in json.loads(self.request("GET", "/containers/json?all=1")[1]):
             self.request("DELETE", f"/containers/{container['Id']}?force=1&v=1")
-        groups = list(Path("/sys/fs/cgroup").glob("*/libpod_parent/**/"))
-        for group in sorted(groups, key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):
-                group.rmdir()
+
+
+def _remove_empty_groups() -> None:
+    """Podman's own group is outside of its namespaces. Another Podman that is at work keeps what it uses."""
+    groups = list(Path("/sys/fs/cgroup").glob("*/libpod_parent/**/"))
+    for group in sorted(groups, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            group.rmdir()
 
 
 _REGISTRIES = """
@@ -278,7 +289,7 @@ def _as_user(home: Path, command: str) -> str:
         "mount -t tmpfs -o mode=755 tmpfs /dev/net; mknod -m 666 /dev/net/tun c 10 200",
         f"mkdir {home}/user; chown {_USER}:{_USER} {home}/user; chmod 700 {home}/user",
         *_shown(home, (sys.prefix, sys.base_prefix, *(path for path in sys.path if path), Path.cwd())),
-        f"exec setpriv --reuid {_USER} --regid {_USER} --clear-groups env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "
+        f"setpriv --reuid {_USER} --regid {_USER} --clear-groups env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "
         f"HOME={home}/user XDG_RUNTIME_DIR={home}/user USER={_NAME} {command}",
     ]
     return "\n".join(lines)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -236,3 +239,35 @@ async def test_what_cannot_be_started_is_an_error_that_says_why(old: OldServer, 
         assert "could not be pulled" in unknown["result"]["error"]
         await until(lambda: not host.files())
         await until(lambda: host.all_containers() == [])
+
+
+@pytest.mark.parametrize("kind", sorted(ENGINES))
+def test_an_engine_for_tests_leaves_nothing_behind(kind: str) -> None:
+    missing = what_is_missing() if kind == "docker" else why_not(kind)
+    if missing is not None:
+        pytest.skip(missing)
+    with ENGINES[kind].private() as engine:
+        tmp = Path(tempfile.gettempdir())
+        home = next(path for path in Path(engine.host.removeprefix("unix://")).parents if path.parent == tmp)
+        body = {"Image": IMAGE, "Cmd": ["sleep", "300"], "HostConfig": {"NetworkMode": "none"}}
+        made = json.loads(engine.request("POST", "/containers/create", json.dumps(body).encode())[1])["Id"]
+        assert engine.request("POST", f"/containers/{made}/start")[0] == 204
+        assert _processes_of(home), "the engine itself, for one"
+    deadline = time.monotonic() + 10
+    while (left := _processes_of(home)) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert left == []
+    assert not home.exists()
+    assert str(home) not in Path("/proc/self/mountinfo").read_text()
+    assert not [group for group in Path("/sys/fs/cgroup").rglob(f"*{made}*") if group.is_dir()]
+
+
+def _processes_of(home: Path) -> list[str]:
+    """Command lines that name the engine's folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(home) in command:
+                found.append(command)
+    return found
