@@ -1,6 +1,7 @@
 """What the fences around a job cost at the start of its container, against a container without them.
 
-A guard for jobs with egress is made beforehand and is not part of it: both have a bridge, ``strict`` has no network.
+As in a worker, ``standard`` joins the network of a guard that was made beforehand (a worker keeps one spare), and
+``strict`` has no network; the plain container gets the engine's bridge.
 """
 
 from __future__ import annotations
@@ -25,18 +26,21 @@ _MOST_S = 0.1
 async def hardening(folder: Path) -> list[Row]:
     """Create, start, wait and remove, of a program that does nothing; plain and under two profiles, in turn."""
     from asman_worker.docker import Engine
-    from asman_worker.grant import NETWORK
 
     sides: dict[str, list[float]] = {"plain": [], "standard": [], "strict": []}
     with engine_address() as host:
         async with Engine(host) as engine:
-            await engine.ensure_network(NETWORK)
-            bodies = {name: _body(name, folder, NETWORK) for name in sides}
-            for turn in range(_ROUNDS + 1):
-                for name, body in bodies.items():
-                    took_s = await _once(engine, body)
-                    if turn:
-                        sides[name].append(took_s)
+            guard = await engine.create({"Image": _IMAGE, "Cmd": ["sleep", "3600"]})
+            try:
+                await engine.start(guard)
+                bodies = {name: _body(name, folder, f"container:{guard}") for name in sides}
+                for turn in range(_ROUNDS + 1):
+                    for name, body in bodies.items():
+                        took_s = await _once(engine, body)
+                        if turn:
+                            sides[name].append(took_s)
+            finally:
+                await engine.remove(guard)
     rows = [Row(what=f"container of `true`, {name}, s", figure=spread(took, 3)) for name, took in sides.items()]
     for name in ("standard", "strict"):
         more = [a - b for a, b in zip(sides[name], sides["plain"], strict=True)]

@@ -21,7 +21,7 @@ from worker_peers import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
-WIDE = replace(GRANT, cores=2, memory_bytes=1 << 30)
+WIDE = replace(GRANT, cores=2, memory_bytes=1 << 30, network="none")
 LIMIT_S = 3
 LATE_S = 5.0
 FORKS = "bomb() { bomb | bomb & }; bomb; exec tail -f /dev/null"

@@ -27,7 +27,7 @@ IMAGE_S = pytest.mark.timeout(1500)
 
 
 async def run(bench: Bench, profile: str, image: str, program: Program) -> dict[str, Any]:
-    executor = bench.another(replace(GRANT, profile=profile, cores=2))
+    executor = bench.another(replace(GRANT, profile=profile, network="none"))
     return await bench.run(
         ["bash", "-c", program.script],
         executor,
@@ -103,7 +103,7 @@ except RuntimeError as error:
 
 @pytest.fixture(params=["standard", "strict"])
 async def executor(bench: Bench, request: pytest.FixtureRequest) -> Executor:
-    return bench.another(replace(GRANT, profile=request.param))
+    return bench.another(replace(GRANT, profile=request.param, network="none"))
 
 
 async def test_much_output_does_not_stop_a_job(bench: Bench, executor: Executor) -> None:
