@@ -114,10 +114,10 @@ class DockerEngine:
 
     @classmethod
     @contextlib.contextmanager
-    def private(cls, tools: Path | None = None) -> Iterator[DockerEngine]:
+    def private(cls, tools: Path | None = None, config: str = "{}") -> Iterator[DockerEngine]:
         """Start an engine, load the image, and leave nothing behind. Errors: EngineFailed, with the engine's log.
 
-        Shape:  ``tools`` is a folder whose programs the engine finds first.
+        Shape:  ``tools`` is a folder whose programs the engine finds first; ``config`` is its ``daemon.json``.
         """
         name = f"asman-tests-{secrets.token_hex(4)}"
         home = Path(tempfile.mkdtemp(prefix="asman-docker-"))
@@ -125,7 +125,7 @@ class DockerEngine:
         path = f"{tools}:{os.environ['PATH']}" if tools else os.environ["PATH"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                _command(home, name),
+                _command(home, name, config),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -189,14 +189,14 @@ class DockerEngine:
         raise EngineFailed(f"the engine did not answer within {_START_S:.0f} s: {_tail(log)}")
 
 
-def _command(home: Path, name: str) -> list[str]:
+def _command(home: Path, name: str, config: str) -> list[str]:
     """Dies with us (``--pdeathsig``), in a network namespace of its own, with loopback up."""
     engine = [
         *("dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec")),
         *("--pidfile", str(home / "pid"), "-H", f"unix://{home / 'docker.sock'}"),
         *("--cgroup-parent", f"/{name}", "--config-file", str(home / "daemon.json"), "--log-level", "warn"),
     ]
-    (home / "daemon.json").write_text("{}")
+    (home / "daemon.json").write_text(config)
     script = 'ip link set lo up && exec "$@"'
     return ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", "sh", "-c", script, "sh", *engine]
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from asman_worker.build_fence import BUILDER_LABEL
+from asman_worker.builder import BUILD_STEP
+from asman_worker.docker import Engine
 from asman_worker.executor import CANCELLED, Executor
 from asman_worker.grant import Grant
-from docker_engine import DockerEngine
+from docker_engine import IMAGE, DockerEngine
 from registries import tiny_registry
 from worker_bench import Bench
 
@@ -49,6 +53,12 @@ async def _cancel(executor: Executor, key: tuple[str, str, int]) -> float:
     return time.monotonic() - begun
 
 
+async def nameless_images(engine: Engine, worker_id: str) -> list[Any]:
+    filters = json.dumps({"dangling": ["true"], "label": [f"{BUILDER_LABEL}={worker_id}"]})
+    found: list[Any] = await engine.call("GET", "images/json", {"filters": filters})
+    return found
+
+
 def numbered(**definition: Any) -> list[dict[str, Any]]:
     return [{"command": f"echo {n}", **definition} for n in range(JOBS)]
 
@@ -70,6 +80,16 @@ async def test_during_the_pull_of_an_image(
             await cancel_all(bench, definitions, lambda: registry.count("/manifests/1") >= JOBS)
         finally:
             registry.release()
+
+
+async def test_during_the_build_of_an_image(bench: Bench) -> None:
+    steps = "RUN trap '' TERM; echo up{}.; while :; do sleep 1; done"
+    definitions = [
+        {"command": "true", "build": {"dockerfile": f"FROM {IMAGE}\n{steps.format(n)}"}} for n in range(JOBS)
+    ]
+    await cancel_all(bench, definitions, lambda: bench.live(BUILD_STEP).count("\nup") >= JOBS)
+    assert await bench.engine.find({BUILDER_LABEL: bench.worker_id}) == []
+    assert await nameless_images(bench.engine, bench.worker_id) == []
 
 
 async def test_during_the_run(bench: Bench) -> None:

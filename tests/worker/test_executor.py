@@ -87,7 +87,8 @@ async def test_shell_text_without_an_entrypoint_runs_in_a_shell(bench: Bench) ->
 @pytest.mark.parametrize(
     ("definition", "step", "words"),
     [
-        ({"build": {"dockerfile": "FROM scratch"}}, "limits", "definition.build"),
+        ({"build": {"dockerfile": 1}}, "limits", "build.dockerfile"),
+        ({"build": {"dockerfile": f"FROM {IMAGE}\nRUN exit 3"}}, "build", "code: 3"),
         ({"image": "https://github.com/a/b"}, "limits", "no image name"),
         ({"requirements": {"cpus": 64}}, "limits", "asks for 64"),
         ({"maxDuration": "soon"}, "limits", "maxDuration"),

@@ -46,6 +46,19 @@ def test_an_owner_who_does_not_say_keeps_two_gibibytes_or_half() -> None:
     assert default_memory_bytes(3 * GIB) == 3 * GIB // 2
 
 
+@pytest.mark.parametrize(
+    "registry", ["localhost:5000/asman-cache", "ghcr.io/me/asman_cache", "registry.example/a/b/c", ""]
+)
+def test_a_registry_for_built_images_is_a_repository(registry: str) -> None:
+    check_grant(replace(GRANT, cache_registry=registry))
+
+
+@pytest.mark.parametrize("registry", ["localhost:5000", "ghcr.io/me/a:tag", "https://h/a", "h/A", "h/a?x=1", "h/../a"])
+def test_what_is_no_repository_is_refused_at_the_start(registry: str) -> None:
+    with pytest.raises(BadRequest, match="cache registry"):
+        check_grant(replace(GRANT, cache_registry=registry))
+
+
 def test_what_reaches_the_host_is_for_own_jobs_only() -> None:
     check_grant(replace(GRANT, capabilities=("NET_BIND_SERVICE", "SYS_PTRACE")))
     check_grant(replace(GRANT, capabilities=("SYS_ADMIN",), profile="trusted"))

@@ -18,10 +18,12 @@ from asman_worker.grant import NETWORK, Grant, NamedVolume
 from asman_worker.limits import (
     Allotment,
     allot,
+    build_network_class,
     container_spec,
     image_of,
     network_class,
     read_requirements,
+    recipe_of,
     time_limit_s,
 )
 from asman_worker.seccomp import strict_profile
@@ -434,10 +436,24 @@ def test_what_is_no_image_name_is_refused(image: str) -> None:
         image_of({"image": image}, GRANT)
 
 
-@pytest.mark.parametrize("definition", [{"build": {"dockerfile": "FROM a"}}, {"image": "a", "build": {"context": "u"}}])
-def test_a_build_is_refused_with_what_to_do_instead(definition: dict[str, Any]) -> None:
-    with pytest.raises(BadDefinition, match=r"definition\.build"):
-        image_of(definition, GRANT)
+def test_a_build_is_read_where_the_owner_builds_and_refused_elsewhere() -> None:
+    definition = {"image": "a", "build": {"dockerfile": "FROM a"}}
+    recipe = recipe_of(definition, GRANT)
+    assert recipe is not None
+    assert recipe.dockerfile == "FROM a"
+    assert recipe_of({"image": "a", "build": {}}, GRANT) is None
+    strict = replace(GRANT, profile="strict")
+    with pytest.raises(LimitExceeded, match=r"definition\.build"):
+        recipe_of(definition, strict)
+    assert recipe_of(definition, replace(strict, build=True)) == recipe
+    with pytest.raises(LimitExceeded):
+        recipe_of(definition, replace(GRANT, build=False))
+
+
+@pytest.mark.parametrize("build", [{"context": "git@h:x"}, {"dockerfile": 1}, {"filename": "x"}, [1]])
+def test_a_build_that_cannot_be_read_is_refused_by_its_member(build: Any) -> None:
+    with pytest.raises(BadDefinition, match="build"):
+        recipe_of({"build": build}, GRANT)
 
 
 @pytest.mark.parametrize("definition", [{}, {"image": ""}, {"image": 3}, {"image": None, "build": {}}])
@@ -488,3 +504,14 @@ def test_more_network_than_the_owner_allows_is_refused(profile: str, owner: str)
 def test_a_network_that_is_no_class_is_refused(asked: object) -> None:
     with pytest.raises(BadDefinition, match=r"requirements.network"):
         network_class({**PLAIN, "requirements": {"network": asked}}, GRANT)
+
+
+def test_a_build_reaches_what_the_owner_allows_and_strict_jobs_must_ask() -> None:
+    asks: dict[str, Any] = {"requirements": {"network": "egress"}}
+    assert build_network_class({}, GRANT) == "egress"
+    assert build_network_class({"requirements": {"network": "none"}}, GRANT) == "egress"
+    assert build_network_class(asks, replace(GRANT, network="open")) == "open"
+    assert build_network_class({}, replace(GRANT, network="none")) == "none"
+    strict = replace(GRANT, profile="strict")
+    assert build_network_class({}, strict) == "none"
+    assert build_network_class(asks, replace(strict, network="egress")) == "egress"

@@ -33,7 +33,15 @@ def attempt(**definition: Any) -> Attempt:
 async def steps(tmp_path: Path) -> AsyncIterator[Steps]:
     async with Engine(f"unix://{tmp_path}/none.sock") as engine, aiohttp.ClientSession() as session:
         remains, stock = Remains(engine, "w", tmp_path), Stock(engine, tmp_path / "stock.json")
-        yield Steps(grant=GRANT, worker_id="w", engine=engine, remains=remains, session=session, stock=stock)
+        yield Steps(
+            grant=GRANT,
+            worker_id="w",
+            engine=engine,
+            remains=remains,
+            session=session,
+            stock=stock,
+            scratch=remains.scratch,
+        )
 
 
 async def test_reading_settles_image_and_time_limit_before_anything_is_done(steps: Steps) -> None:
@@ -42,9 +50,17 @@ async def test_reading_settles_image_and_time_limit_before_anything_is_done(step
     assert (job.image, job.limit_s) == (IMAGE, 10.0)
 
 
+async def test_a_build_wins_over_an_image(steps: Steps) -> None:
+    job = attempt(image="not allowed", build={"dockerfile": "FROM alpine:3.19.1"})
+    steps.read(job)
+    assert job.image == ""
+    assert job.recipe is not None
+
+
 @pytest.mark.parametrize(
     ("definition", "error"),
     [
+        ({"build": {"dockerfile": 1}}, BadDefinition),
         ({"image": "busybox"}, LimitExceeded),
         ({"requirements": {"cpus": "many"}}, BadDefinition),
         ({"maxDuration": "soon"}, BadDefinition),

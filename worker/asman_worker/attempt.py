@@ -15,6 +15,7 @@ from typing import Any
 from asman.errors import AsmanError
 from asman_worker.limits import Allotment
 from asman_worker.logs import LogPump
+from asman_worker.recipe import Recipe
 from asman_worker.redact import Redactor
 from asman_worker.remains import Key
 from asman_worker.report import StepFailed, code_of, explain, first_cause, is_expected
@@ -60,6 +61,7 @@ class Attempt:
     image: str = ""
     network: str = ""
     """The engine's network mode, once it is taken."""
+    recipe: Recipe | None = None
     allotment: Allotment | None = None
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     redactor: Redactor = field(default_factory=lambda: Redactor(()), repr=False)

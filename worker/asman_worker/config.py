@@ -178,6 +178,24 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         shown_default="none",
     ),
     WorkerSetting(
+        name="build",
+        kind="on|off",
+        default="",
+        flags=("--build",),
+        envs=("ASMAN_WORKER_BUILD",),
+        help="Build images that jobs describe, within the same limits as jobs.",
+        shown_default="what the profile says: off for strict",
+    ),
+    WorkerSetting(
+        name="cache_registry",
+        kind="text",
+        default="",
+        flags=("--cache-registry",),
+        envs=("ASMAN_WORKER_CACHE_REGISTRY",),
+        help="Repository of your own to keep built images in, such as localhost:5000/asman-cache.",
+        shown_default="none, nothing is pushed",
+    ),
+    WorkerSetting(
         name="network",
         kind="none|egress|open",
         default="",
@@ -305,7 +323,7 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         default=20 << 30,
         flags=("--max-image",),
         envs=("ASMAN_WORKER_MAX_IMAGE",),
-        help="Largest image that is pulled for a job, as sent and as unpacked.",
+        help="Largest image of a job, as sent and as unpacked; and the most that building one may write.",
         shown_default="20g",
     ),
     WorkerSetting(
@@ -455,6 +473,8 @@ class WorkerConfig:
     profile: str = "standard"
     allow_images: tuple[str, ...] = ()
     secrets: str = ""
+    build: str = ""
+    cache_registry: str = ""
     network: str = ""
     allow_networks: tuple[str, ...] = ()
     deny_networks: tuple[str, ...] = ()

@@ -100,6 +100,7 @@ class Container:
     id: str
     state: str
     labels: Mapping[str, str]
+    image: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -366,7 +367,7 @@ class Engine:
         wanted = [f"{name}={value}" for name, value in labels.items()]
         with self._errors():
             found = await self._quick.containers.list(all="true", filters=json.dumps({"label": wanted}))
-        return [Container(id=c.id, state=c["State"], labels=c["Labels"] or {}) for c in found]
+        return [Container(id=c.id, state=c["State"], labels=c["Labels"] or {}, image=c["Image"]) for c in found]
 
     @contextlib.asynccontextmanager
     async def attach(self, container: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -394,14 +395,59 @@ class Engine:
         finally:
             response.close()
 
-    async def _open(self, method: str, path: str, query: Mapping[str, str]) -> aiohttp.ClientResponse:
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        body: AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        end_s: float = 0.0,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """One call without a time limit whose answer is read in pieces; leaving it early gives it up.
+
+        The engine ends what nobody waits for, but not at once. With ``end_s`` it is told, by closing our direction
+        only, and so long its answer is read on, until it has ended.
+
+        Errors: as ``attach``.
+        """
+        response = await self._open(method, path, query, body, headers)
+        try:
+            yield response.content.iter_any()
+        finally:
+            if end_s and not response.content.at_eof():
+                await _give_up(response, end_s)
+            response.close()
+
+    async def call(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+    ) -> Any:
+        """One quick call, and its answer; None if that is empty. Errors: EngineError, Unavailable."""
+        with self._errors():
+            url = f"{self._quick.docker_host}/{path}"
+            async with self._quick.session.request(method, url, params=query, json=body, timeout=_QUICK) as response:
+                if response.status >= 400:
+                    raise DockerError(response.status, _message_of(await response.text()))
+                return json.loads(await response.read() or b"null")
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
         """Raw, because the library's own readers parse frame by frame."""
         with self._errors():
             url = f"{self._patient.docker_host}/{path}"
-            response = await self._patient.session.request(method, url, params=query, timeout=_PATIENT)
+            response = await self._patient.session.request(
+                method, url, params=query, data=body, headers=headers, timeout=_PATIENT
+            )
             if response.status != 200:
-                text = await response.text()
-                raise DockerError(response.status, text.strip())
+                raise DockerError(response.status, _message_of(await response.text()))
             return response
 
     async def ensure_network(self, name: str) -> None:
@@ -471,6 +517,24 @@ def _open_folder(name: str) -> bytes:
         entry.type, entry.mode = tarfile.DIRTYPE, 0o1777
         tar.addfile(entry)
     return content.getvalue()
+
+
+async def _give_up(response: aiohttp.ClientResponse, end_s: float) -> None:
+    transport = response.connection.transport if response.connection else None
+    with contextlib.suppress(TimeoutError, OSError, aiohttp.ClientError):
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+            async with asyncio.timeout(end_s):
+                async for _ in response.content.iter_any():
+                    pass
+
+
+def _message_of(answer: str) -> str:
+    """What the engine says is wrong: mostly an object with a message."""
+    try:
+        return str(json.loads(answer)["message"]).strip()
+    except (ValueError, TypeError, KeyError):
+        return answer.strip()
 
 
 @contextlib.contextmanager

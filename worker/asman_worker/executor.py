@@ -100,6 +100,7 @@ class Executor:
             engine=docker,
             remains=self._remains,
             session=session,
+            scratch=self._remains.scratch,
             secrets=secrets,
             telemetry=self._telemetry,
             stock=self.stock,
@@ -174,6 +175,7 @@ class Executor:
         networks = self._steps.networks
         await self._remains.clean(lambda key: key in keep or key in self._jobs, lambda name: name in networks.live)
         await self._remains.clean_folders(lambda: keep | self._jobs.keys())
+        await self._steps.images.clean()
 
     def free(self) -> FreeCapacity:
         """What of the grant no job holds. Memory is held as stated, or by the share of a job's cores."""
@@ -224,6 +226,7 @@ class Executor:
         while self._background:
             await asyncio.wait(self._background)
         await self._steps.networks.close()
+        await self._steps.images.settle()
 
     # One job --------------------------------------------------------------------------------------------------------
 
@@ -291,6 +294,7 @@ class Executor:
             allotment = allot(self._steps.read(job), self.grant)
             named = container.labels.get("asman.gpus", "").split(",")
             gpus = tuple(gpu for gpu in self.grant.gpus if gpu.device_id in named)
+            job.image = job.image or container.image
             job.allotment = replace(allotment, gpus=gpus)
             await self._steps.recover_outputs(job)
             await self._seen(job.key)

@@ -48,6 +48,7 @@ LEAST_MEMORY_BYTES = 6 << 20
 
 _MIB = 1 << 20
 _GIB = 1 << 30
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)+\Z")
 LEAST_PIDS = 8
 """A shell, what it starts, and the engine's own init."""
 
@@ -99,6 +100,9 @@ class Profile:
     """May the owner mount volumes of the engine into every job?"""
     private_addresses: bool = False
     """May URL inputs be fetched from addresses that are not public?"""
+    builds: bool = True
+    trusts_builds: bool = False
+    """May builds do what no container of theirs does: use BuildKit, and have the engine download?"""
 
 
 PROFILES: Mapping[str, Profile] = {
@@ -128,6 +132,7 @@ PROFILES: Mapping[str, Profile] = {
             ("/job-cache", _GIB),
         ),
         shared_cache=False,
+        builds=False,
         own_seccomp=True,
         registries=(
             "docker.io",
@@ -149,6 +154,7 @@ PROFILES: Mapping[str, Profile] = {
         nofile=None,
         network="open",
         private_addresses=True,
+        trusts_builds=True,
         named_volumes=True,
     ),
 }
@@ -173,11 +179,13 @@ class Grant:
             ``guard_image`` is what fences them in (``network``). ``pids`` overrides the profile's.
             ``max_open_files`` is the most this host's engine can give one process, None: no bound known.
             ``capabilities`` are added to the profile's; ``allow_setuid`` gives up no-new-privileges. ``runtime`` is
-            one of the engine's, empty for its default.
+            one of the engine's, empty for its default. ``build`` overrides whether the profile builds images;
+            ``cache_registry`` keeps built ones, such as ``registry.example.org/asman``, empty for none.
             ``max_images_bytes`` is for all images that this worker keeps, None for no bound; ``disk_floor_bytes`` is
             what must stay free on the disk, 0 for nothing, None for 10 GiB or a tenth.
     Units:  cores; bytes; seconds. The step limits bound fetching inputs, pulling, building and uploading, each.
-            ``max_layer_bytes`` is what a container may write outside of /outputs and /job-cache.
+            ``max_image_bytes`` is for an image, and for what its build writes; ``max_layer_bytes`` is what a
+            container may write outside of /outputs and /job-cache.
     """
 
     cores: float
@@ -210,6 +218,8 @@ class Grant:
     pull_limit_s: float = 1800.0
     build_limit_s: float = 1800.0
     upload_limit_s: float = 1800.0
+    build: bool | None = None
+    cache_registry: str = ""
 
     @property
     def capacity(self) -> Capacity:
@@ -221,6 +231,10 @@ class Grant:
             max_duration_s=self.max_duration_s,
             tags=self.tags,
         )
+
+    @property
+    def builds(self) -> bool:
+        return self.rules.builds if self.build is None else self.build
 
     @property
     def rules(self) -> Profile:
@@ -244,6 +258,11 @@ def check_grant(grant: Grant) -> None:
     if grant.memory_bytes < LEAST_MEMORY_BYTES:
         raise BadRequest(
             f"memory is {show_bytes(grant.memory_bytes)}; the engine needs {show_bytes(LEAST_MEMORY_BYTES)}"
+        )
+    if grant.cache_registry and not _REPOSITORY.match(grant.cache_registry):
+        raise BadRequest(
+            f"cache registry is {clip(grant.cache_registry)}; expected a repository without a tag",
+            hint="Write it like localhost:5000/asman-cache or ghcr.io/me/asman-cache.",
         )
     if grant.pids is not None and grant.pids < LEAST_PIDS:
         raise BadRequest(f"pids is {grant.pids}; at least {LEAST_PIDS} are needed to run anything")

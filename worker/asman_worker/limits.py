@@ -27,9 +27,21 @@ from asman_worker.container import CACHE, ContainerSpec, JobFolders, Mount, cach
 from asman_worker.gpu import Gpu
 from asman_worker.grant import LEAST_MEMORY_BYTES, NETWORK_CLASSES, Grant, Profile
 from asman_worker.image_name import matches_any
+from asman_worker.recipe import Recipe, read_recipe
 from asman_worker.seccomp import strict_profile
 
-__all__ = ["Allotment", "allot", "container_spec", "image_of", "network_class", "read_requirements", "time_limit_s"]
+__all__ = [
+    "Allotment",
+    "allot",
+    "allowed_image",
+    "build_network_class",
+    "container_spec",
+    "image_of",
+    "network_class",
+    "read_requirements",
+    "recipe_of",
+    "time_limit_s",
+]
 
 _GIB = 1 << 30
 _HOME = "/tmp"
@@ -139,6 +151,17 @@ def network_class(definition: Mapping[str, Any], grant: Grant) -> str:
     return str(asked)
 
 
+def build_network_class(definition: Mapping[str, Any], grant: Grant) -> str:
+    """What the steps of a job's build reach: what the owner allows; what a job must ask for, only if it does.
+
+    A job that asks for less than it would get asks for its own container: its image is made as for any other.
+
+    Errors: as ``network_class``.
+    """
+    asked = network_class(definition, grant)
+    return asked if grant.rules.must_ask else grant.network_class
+
+
 def allot(requirements: Requirements, grant: Grant) -> Allotment:
     """Cores and memory of one job; which GPUs it gets is decided when they are free.
 
@@ -167,33 +190,51 @@ def image_of(definition: Mapping[str, Any], grant: Grant) -> str:
     Errors: BadDefinition if there is none or it is not an image name; LimitExceeded if the owner does not allow it.
     """
     image = definition.get("image")
-    if definition.get("build"):
-        raise BadDefinition(
-            "definition.build asks for an image to be built, which this worker does not do",
-            hint="Push the image to a registry and name it in definition.image, without definition.build.",
-        )
     if not isinstance(image, str) or not image.strip():
         raise BadDefinition("the definition names no image", hint='Set "image", for example "alpine:3.19.1".')
-    name = image.strip()
+    return allowed_image(image.strip(), grant)
+
+
+def recipe_of(definition: Mapping[str, Any], grant: Grant) -> Recipe | None:
+    """How the job's image is to be built; None where it names one. A build wins over an image.
+
+    Errors: BadDefinition for a build that cannot be read, naming the member; LimitExceeded if the owner builds none.
+    """
+    recipe = read_recipe(definition)
+    if recipe is not None and not grant.builds:
+        raise LimitExceeded(
+            "definition.build asks for an image to be built, which this worker's owner does not allow",
+            hint="Push the image to a registry and name it in definition.image, without definition.build.",
+            details=(("definition.build", "the owner allows no builds"),),
+            status=422,
+        )
+    return recipe
+
+
+def allowed_image(name: str, grant: Grant, where: str = "definition.image") -> str:
+    """An image's name with its tag written out; ``where`` says in errors who asks for it.
+
+    Errors: BadDefinition if it is not an image name; LimitExceeded if the owner does not allow it.
+    """
     if len(name) > 512 or not _IMAGE.match(name):
         raise BadDefinition(
-            f"definition.image is {clip(name)}, which is no image name",
+            f"{where} is {clip(name)}, which is no image name",
             hint="Write [registry/]name[:tag] in lower case; a repository of sources goes into build.context.",
         )
     if "@" not in name and ":" not in name.rpartition("/")[2]:
         name += ":latest"
     if grant.images and not matches_any(grant.images, name):
         raise LimitExceeded(
-            f"definition.image asks for {clip(name)}, this worker grants {', '.join(grant.images)}",
+            f"{where} asks for {clip(name)}, this worker grants {', '.join(grant.images)}",
             hint="Use an allowed image, or send the job to another queue.",
-            details=(("definition.image", "not among the images that the owner allows"),),
+            details=((where, "not among the images that the owner allows"),),
             status=422,
         )
     if not grant.images and grant.rules.registries and _registry(name) not in grant.rules.registries:
         raise LimitExceeded(
-            f"definition.image asks for {clip(name)}, this worker takes from {', '.join(grant.rules.registries)}",
+            f"{where} asks for {clip(name)}, this worker takes from {', '.join(grant.rules.registries)}",
             hint="Use an image of one of these registries, or send the job to another queue.",
-            details=(("definition.image", "not from a registry that the owner's profile takes"),),
+            details=((where, "not from a registry that the owner's profile takes"),),
             status=422,
         )
     return name

@@ -72,6 +72,8 @@ async def read_grant(config: WorkerConfig, engine: Engine) -> Grant:
         deny_networks=config.deny_networks,
         guard_image=config.guard_image,
         dns=config.dns,
+        build={"on": True, "off": False}.get(config.build),
+        cache_registry=config.cache_registry,
         pids=config.pids or None,
         capabilities=tuple(name.upper().removeprefix("CAP_") for name in config.allow_caps),
         allow_setuid=config.allow_setuid,

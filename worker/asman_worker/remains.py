@@ -65,6 +65,11 @@ class Remains:
     def workspace(self, key: Key) -> Workspace:
         return Workspace.of(self._data, self._worker_id, *key)
 
+    @property
+    def scratch(self) -> Path:
+        """Where this worker keeps the sources of builds for the moment."""
+        return self._data.absolute() / "builds" / Workspace.root(self._data, self._worker_id).name
+
     async def containers(self, key: Key) -> list[Container]:
         """Containers of this attempt, in any state."""
         queue, job_id, attempt = key

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -21,12 +21,21 @@ from asman.errors import AsmanError
 from asman.job import Requirements
 from asman.units import show_duration
 from asman_worker import quota
-from asman_worker.attempt import Attempt, LogSink
+from asman_worker.attempt import Attempt
 from asman_worker.container import CACHE, ContainerSpec, JobFolders, create_body, labels_of
 from asman_worker.docker import Engine, EngineError, EngineInfo
 from asman_worker.grant import Grant
 from asman_worker.images import Images
-from asman_worker.limits import Allotment, container_spec, image_of, network_class, read_requirements, time_limit_s
+from asman_worker.job_image import PULL_STEP, JobImages
+from asman_worker.limits import (
+    Allotment,
+    container_spec,
+    image_of,
+    network_class,
+    read_requirements,
+    recipe_of,
+    time_limit_s,
+)
 from asman_worker.meter import Meter, disk_use, filled_up
 from asman_worker.network import GUARD_LABEL, Networks, guard_name
 from asman_worker.probe import Abilities, probe
@@ -43,7 +52,6 @@ __all__ = ["PULL_STEP", "RUN_STEP", "StepTimedOut", "Steps"]
 
 _log = logging.getLogger(__name__)
 
-PULL_STEP = "docker image pull"
 RUN_STEP = "Running"
 
 _NOFILE_REFUSED = "setting rlimit type 7"
@@ -73,6 +81,7 @@ class Steps:
         engine: Engine,
         remains: Remains,
         session: aiohttp.ClientSession,
+        scratch: Path,
         stock: Stock,
         secrets: SecretStore | None = None,
         telemetry: Telemetry | None = None,
@@ -87,6 +96,17 @@ class Steps:
         self._stock = stock
         self._images = Images(engine, stock=stock, max_bytes=grant.max_image_bytes, on_pulled=self._telemetry.pulled)
         self.networks = Networks(engine, worker_id, grant, self._images)
+        self.images = JobImages(
+            engine=engine,
+            grant=grant,
+            worker_id=worker_id,
+            images=self._images,
+            stock=stock,
+            networks=self.networks,
+            scratch=scratch,
+            session=session,
+            secret_for=self._secrets.secret_for,
+        )
         self._start_gate: asyncio.Semaphore | None = None
         self._sets_nofile = True
         self._open_volumes: set[tuple[str, str]] = set()
@@ -105,7 +125,8 @@ class Steps:
         definition = job.assignment.definition
         requirements = read_requirements(definition)
         job.limit_s = time_limit_s(definition, requirements, self.grant)
-        job.image = image_of(definition, self.grant)
+        job.recipe = recipe_of(definition, self.grant)
+        job.image = "" if job.recipe else image_of(definition, self.grant)
         network_class(definition, self.grant)
         return requirements
 
@@ -134,10 +155,7 @@ class Steps:
 
     async def prepare(self, job: Attempt, allotment: Allotment, folders: JobFolders) -> ContainerSpec:
         """Have the image, the network and the cache volume, and settle what the container will be."""
-        job.at_step("image")
-        await insist(self._engine.ping)
-        pull = self._images.ensure(job.image, _pull_lines(job.log), limit_s=self.grant.pull_limit_s)
-        image = await _breakable(job, pull)
+        image = await _breakable(job, self.images.ensure(job, allotment))
         job.at_step("create")
         abilities = await self.abilities()
         async with asyncio.TaskGroup() as group:
@@ -317,13 +335,6 @@ class Steps:
         if self._start_gate is None:
             self._start_gate = asyncio.Semaphore(2 * info.cores)
         return self._start_gate
-
-
-def _pull_lines(log: LogSink) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        log(PULL_STEP, [[text, int(time.time() * 1000)]])
-
-    return say
 
 
 def _limit_failure(job: Attempt) -> StepFailed | None:
