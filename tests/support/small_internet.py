@@ -1,8 +1,8 @@
 """A host that answers: ``python small_internet.py NAME ADDRESS...``, inside a network namespace.
 
-Serves its name over HTTP on port 8080 of every address it has, and on port 53 of those that are named it answers every
-DNS question for an address with 198.51.100.77 (a datagram must come from where it was sent to, so each has a socket).
-Says "ready" when all listen.
+On port 8080 of every address it has, it serves its name over HTTP and to any datagram, broadcasts included. On port 53
+of those that are named it answers every DNS question for an address with 198.51.100.77. A datagram must come from where
+it was sent to, so each named address has sockets of its own. Says "ready" when all listen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,22 @@ class _Http(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *args: object) -> None:
         return
+
+
+class _Datagrams(socketserver.ThreadingUDPServer):
+    allow_reuse_address = True
+    """All addresses, and one of them: Linux takes the closest."""
+
+
+class _Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request[1].sendto(sys.argv[1].encode(), self.client_address)
 
 
 class _Dns(socketserver.BaseRequestHandler):
@@ -38,6 +52,7 @@ class _Dns(socketserver.BaseRequestHandler):
 def main() -> None:
     servers = [
         ThreadingHTTPServer(("0.0.0.0", 8080), _Http),
+        *(_Datagrams((address, 8080), _Echo) for address in ("0.0.0.0", *sys.argv[2:])),
         *(socketserver.ThreadingUDPServer((address, 53), _Dns) for address in sys.argv[2:]),
     ]
     for server in servers:

@@ -23,8 +23,9 @@ import pytest
 from asman_worker.addresses import routes_of
 from asman_worker.docker import Engine
 from asman_worker.grant import Grant
+from asman_worker.guard import GUARD_LABEL, containers_of, guard_name
 from asman_worker.images import Images
-from asman_worker.network import GUARD_LABEL, Networks, NoGuard, guard_name, guard_script
+from asman_worker.network import Networks, NoGuard
 from docker_engine import GUARD_IMAGE, IMAGE, DockerEngine
 from worker_bench import GRANT, Bench, text_of
 from worker_peers import until
@@ -32,14 +33,15 @@ from worker_peers import until
 SUPPORT = Path(__file__).parents[1] / "support"
 PUBLIC, LAN, METADATA = "198.51.100.10", "192.168.77.1", "169.254.169.254"
 OWN, OWN_METADATA, ROUTER = "203.0.113.7", "169.254.170.2", "203.0.113.1"
+NEXT_HOP = "192.0.0.8"
 DNS = (PUBLIC,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What is where. Shape: ``own`` are the host's addresses, ``behind`` those that it routes to."""
+    """What is where. Shape: ``uplink`` is the host's way out, ``own`` its addresses, ``behind`` those it routes to."""
 
-    gateway: str = ""
+    uplink: str
     own: tuple[str, ...] = (OWN, OWN_METADATA)
     behind: tuple[str, ...] = (LAN, METADATA)
 
@@ -83,7 +85,7 @@ def world(docker_engine: DockerEngine) -> Iterator[World]:
         _run(*docker_engine.inside("ip", "route", "add", "default", "via", ROUTER))
         stack.enter_context(_server("ip", "netns", "exec", there, name="behind", addresses=(PUBLIC, LAN, METADATA)))
         stack.enter_context(_server(*docker_engine.inside(), name="host", addresses=(OWN, OWN_METADATA)))
-        yield World()
+        yield World(uplink=near)
 
 
 def grant(**changes: Any) -> Grant:
@@ -159,6 +161,24 @@ async def test_names_are_asked_of_the_resolvers_that_the_owner_named(bench: Benc
 
 
 @pytest.mark.docker
+async def test_a_job_finds_its_name_and_nothing_of_the_hosts_resolver(bench: Bench) -> None:
+    command = "cat /etc/resolv.conf; grep $(hostname) /etc/hosts; ip -4 -o addr show eth0"
+    *resolver, named, interface = text_of(await bench.run(["sh", "-c", command], bench.another(grant()))).splitlines()
+    assert [line for line in resolver if line.startswith(("nameserver", "search"))] == [f"nameserver {PUBLIC}"]
+    assert named.split() == [interface.split("inet ")[1].split("/")[0], "job"]
+
+
+@pytest.mark.docker
+async def test_large_packets_pass_where_the_hosts_way_out_takes_smaller_ones(
+    bench: Bench, docker_engine: DockerEngine, world: World
+) -> None:
+    _run(*docker_engine.inside("ip", "link", "set", world.uplink, "mtu", "1300"))
+    post = "printf 'POST / HTTP/1.0\\r\\nContent-Length: 300000\\r\\n\\r\\n'; head -c 300000 /dev/zero"
+    command = f"{{ {post}; }} | nc -w 20 {PUBLIC} 8080 | tail -n 1"
+    assert text_of(await bench.run(["sh", "-c", command], bench.another(grant()))) == "behind"
+
+
+@pytest.mark.docker
 async def test_the_owner_may_open_and_close_networks(bench: Bench, world: World) -> None:
     opened = grant(allow_networks=("192.168.77.0/24",), deny_networks=(f"{PUBLIC}/32",))
     assert await reached(bench, opened, LAN, PUBLIC, METADATA) == {LAN: "behind", PUBLIC: "no", METADATA: "no"}
@@ -167,7 +187,7 @@ async def test_the_owner_may_open_and_close_networks(bench: Bench, world: World)
 @pytest.mark.docker
 async def test_jobs_do_not_reach_each_other(bench: Bench, world: World) -> None:
     executor = bench.another(grant())
-    listener = "ip -4 addr show eth0; while :; do echo hello | nc -l -p 8080; done"
+    listener = "readlink /proc/self/ns/net; ip -4 addr show eth0; while :; do echo hello | nc -l -p 8080; done"
     assignment = bench.assignment({"command": ["sh", "-c", listener]})
     listening = asyncio.create_task(executor.run(assignment, bench.log))
     await until(lambda: "inet " in bench.live())
@@ -177,6 +197,9 @@ async def test_jobs_do_not_reach_each_other(bench: Bench, world: World) -> None:
         "127.0.0.1": "no",
         PUBLIC: "behind",
     }
+    namespace = text_of(await bench.run("readlink /proc/self/ns/net", bench.another(grant()))).strip()
+    assert namespace.startswith("net:")
+    assert bench.live().count(namespace) == 1, "abstract sockets belong to a namespace of networks"
     await executor.stop(*assignment.key)
     await listening
 
@@ -187,8 +210,8 @@ async def test_jobs_do_not_reach_each_other(bench: Bench, world: World) -> None:
 @pytest.mark.docker
 async def test_root_in_a_job_cannot_change_its_routes_nor_speak_raw(bench: Bench, world: World) -> None:
     tries = (
-        f"ip route del unreachable 192.168.0.0/16; ip route add {LAN} via $(ip route | sed -n "
-        "'s/^default via \\([0-9.]*\\).*/\\1/p') dev eth0 onlink; ip addr add 192.168.77.2/24 dev eth0; "
+        f"ip route del default; ip route add {LAN} via {NEXT_HOP} dev eth0 onlink; "
+        "ip addr add 192.168.77.2/24 dev eth0; "
         f"ip link set eth0 down; ping -c 1 -w 2 {PUBLIC}; ip -6 addr | grep -c inet6; "
     )
     report = await bench.run(["sh", "-c", f"({tries}) 2>&1; {script(LAN, PUBLIC)}"], bench.another(grant()))
@@ -198,7 +221,54 @@ async def test_root_in_a_job_cannot_change_its_routes_nor_speak_raw(bench: Bench
     assert "0" in lines
 
 
+async def ways_out(bench: Bench, docker_engine: DockerEngine, granted: Grant, *addresses: str) -> set[str]:
+    """Run the probe in the network namespace of a job, without any capability; what it found answering."""
+    executor = bench.another(granted)
+    assignment = bench.assignment({"command": ["sh", "-c", f"echo up-{granted.network}; exec sleep 60"]})
+    running = asyncio.create_task(executor.run(assignment, bench.log))
+    await until(lambda: f"up-{granted.network}" in bench.live())
+    container = next(c for c in await bench.containers() if c.is_running)
+    pid = json.loads(await _raw(bench.engine, f"containers/{container.id}/json"))["State"]["Pid"]
+    bare = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+    probe = await asyncio.create_subprocess_exec(
+        *("nsenter", f"--net=/proc/{pid}/ns/net", *bare, sys.executable, "-", "eth0", *addresses),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    answer, _ = await probe.communicate((SUPPORT / "network_probe.py").read_bytes())
+    assert probe.returncode == 0
+    await executor.stop(*assignment.key)
+    await running
+    return set(answer.decode().splitlines())
+
+
+@pytest.mark.docker
+async def test_naming_the_interface_leads_no_further_than_the_routes(
+    bench: Bench, docker_engine: DockerEngine, world: World
+) -> None:
+    every = ("255.255.255.255", "224.0.0.1", NEXT_HOP)
+    for network, bridge in (("open", "asman-jobs"), ("egress", "asman-egress")):
+        await reached(bench, grant(network=network), PUBLIC)
+        owners = (*world.own, *world.behind, await gateway(bench, bridge), *every)
+        found = await ways_out(bench, docker_engine, grant(network=network), PUBLIC, *owners)
+        answering = {line.split()[0] for line in found}
+        if network == "open":
+            assert {f"{OWN} stream-bound", f"{OWN_METADATA} datagram-pktinfo"} < found
+            assert answering == {PUBLIC, *owners} - {NEXT_HOP}
+        else:
+            assert {f"{PUBLIC} stream", f"{PUBLIC} stream-bound", f"{PUBLIC} datagram-pktinfo"} < found
+            assert answering == {PUBLIC}
+
+
 # Guards -----------------------------------------------------------------------------------------------------------
+
+
+async def taken(bench: Bench, worker_id: str) -> str:
+    """A guard that its process no longer knows of."""
+    networks = Networks(bench.engine, worker_id, GRANT, Images(bench.engine))
+    mode = await networks.take("egress")
+    await networks.close()
+    return mode
 
 
 async def guards(bench: Bench) -> list[Any]:
@@ -227,7 +297,11 @@ async def test_a_job_whose_guard_dies_loses_its_network_and_nothing_else(bench: 
     running = asyncio.create_task(executor.run(bench.assignment({"command": ["sh", "-c", command]}), bench.log))
     await until(lambda: "behind" in bench.live())
     (container,) = await bench.containers()
-    await bench.engine.remove(container.labels[GUARD_LABEL])
+    guard, gate = containers_of(container.labels[GUARD_LABEL])
+    await bench.engine.remove(gate)
+    state = await bench.engine.inspect(guard)
+    assert state is not None
+    assert not state.running
     report = await running
     assert report["outcome"] == "succeeded"
     assert text_of(report).endswith("end\n")
@@ -242,11 +316,7 @@ async def test_guards_that_a_crash_left_go_unless_a_kept_job_uses_them(bench: Be
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    crashed = Networks(bench.engine, bench.worker_id, GRANT, Images(bench.engine))
-    neighbour = Networks(bench.engine, "another-worker", GRANT, Images(bench.engine))
-    stray, foreign = await crashed.take("egress"), await neighbour.take("egress")
-    for networks in (crashed, neighbour):
-        await networks.close()
+    stray, foreign = await taken(bench, bench.worker_id), await taken(bench, "another-worker")
     again = bench.another()
     await again.clean({kept.key})
     (container,) = await bench.containers()
@@ -254,7 +324,8 @@ async def test_guards_that_a_crash_left_go_unless_a_kept_job_uses_them(bench: Be
     assert container.labels[GUARD_LABEL] in left
     assert guard_name(stray) not in left
     assert (await bench.engine.inspect(guard_name(foreign))) is not None
-    await bench.engine.remove(guard_name(foreign))
+    for part in containers_of(guard_name(foreign)):
+        await bench.engine.remove(part)
     await again.stop(*kept.key)
     await again.clean(set())
     await first.settle()
@@ -264,9 +335,32 @@ async def test_guards_that_a_crash_left_go_unless_a_kept_job_uses_them(bench: Be
 @pytest.mark.docker
 async def test_a_spare_guard_that_has_died_is_not_given_to_a_job(bench: Bench) -> None:
     await bench.executor.start()
-    (spare,) = await guards(bench)
-    await bench.engine.remove(spare.id)
+    spare = await guards(bench)
+    assert len(spare) == 2
+    await bench.engine.remove(containers_of(spare[0].labels[GUARD_LABEL])[1])
     assert (await bench.run("echo fine"))["outcome"] == "succeeded"
+
+
+@pytest.mark.docker
+async def test_a_spare_guard_made_before_the_host_had_another_address_is_replaced(
+    bench: Bench, docker_engine: DockerEngine, world: World
+) -> None:
+    networks = Networks(bench.engine, bench.worker_id, grant(), Images(bench.engine))
+    await networks.start()
+    (before,) = networks.live
+    await networks.start()
+    assert networks.live == {before}, "a good spare is kept"
+    networks._routes_until = 0.0
+    _run(*docker_engine.inside("ip", "addr", "add", "203.0.113.77/32", "dev", "lo"))
+    mode = await networks.take("egress")
+    _run(*docker_engine.inside("ip", "addr", "del", "203.0.113.77/32", "dev", "lo"))
+    assert await bench.engine.inspect(before) is None
+    assert guard_name(mode) != before
+    assert networks._routes is not None
+    assert "203.0.113.77/32" in networks._routes.unreachable
+    await networks.release(mode)
+    await networks.close()
+    assert await guards(bench) == []
 
 
 @pytest.mark.docker
@@ -290,6 +384,25 @@ async def test_a_guard_that_cannot_set_its_routes_is_no_guard(bench: Bench) -> N
     assert networks.live == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        ("open /proc/sys/net/ipv6/conf/all/disable_ipv6: no such file", {"net.ipv4.conf.eth0.rp_filter"}),
+        ('setting "net.ipv4.conf.eth0.rp_filter" must be supplied otherwise', {"net.ipv6.conf.all.disable_ipv6"}),
+        ("open /proc/sys/net/ipv4/conf/eth0/rp_filter: no such file", {"net.ipv6.conf.all.disable_ipv6"}),
+    ],
+)
+async def test_what_a_kernel_or_an_engine_does_not_know_is_left_out(
+    engine_without_socket: Engine, message: str, left: set[str]
+) -> None:
+    networks = Networks(engine_without_socket, "w", GRANT, Images(engine_without_socket))
+    wanted = ("net.ipv4.conf.eth0.rp_filter", "net.ipv6.conf.all.disable_ipv6", "net.ipv4.conf.all.rp_filter")
+    assert networks._refuse_sysctls(message)
+    assert set(networks._sysctls(dict.fromkeys(wanted, "0"))) == left | {"net.ipv4.conf.all.rp_filter"}
+    assert not networks._refuse_sysctls(message), "the same refusal again is an error"
+    assert not networks._refuse_sysctls("no space left on device")
+
+
 @pytest.fixture
 async def engine_without_socket(tmp_path: Path) -> AsyncIterator[Engine]:
     async with Engine(f"unix://{tmp_path}/none.sock") as engine:
@@ -301,15 +414,6 @@ async def test_none_needs_no_engine_at_all(engine_without_socket: Engine) -> Non
     await networks.start()
     assert await networks.take("none") == "none"
     await networks.release("none")
-
-
-def test_the_guards_script_closes_before_it_says_that_it_is_ready() -> None:
-    lines = guard_script(routes_of(["203.0.113.7"], allow=["10.0.0.5"])).splitlines()
-    ready = next(n for n, line in enumerate(lines) if line.startswith("echo "))
-    assert lines.index("ip route replace unreachable 203.0.113.7/32") < ready
-    assert lines.index("ip route replace unreachable $gw/32") < ready
-    assert lines.index("ip route replace 10.0.0.5/32 via $gw dev eth0 onlink") < ready
-    assert lines[-1].startswith("exec sleep")
 
 
 @pytest.mark.docker

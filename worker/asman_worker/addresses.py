@@ -60,7 +60,7 @@ def read_network(text: str, setting: str) -> _Network:
 def routes_of(
     host: Iterable[str], *, deny: Iterable[str] = (), allow: Iterable[str] = (), resolvers: Iterable[str] = ()
 ) -> Routes:
-    """What a guard writes into its routing table.
+    """What a gate writes into its routing table.
 
     Shape:  ``host`` are addresses of the engine's host; ``deny`` and ``allow`` the owner's networks.
     Errors: ConfigError for a network or a resolver that cannot be read.

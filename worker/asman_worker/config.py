@@ -235,7 +235,7 @@ SETTINGS: tuple[WorkerSetting, ...] = (
         default="busybox:1.36",
         flags=("--guard-image",),
         envs=("ASMAN_WORKER_GUARD_IMAGE",),
-        help="Image with sh, ip, sed and sleep, for the containers that fence in jobs with egress.",
+        help="Image with busybox, for the containers that fence in jobs with egress.",
     ),
     WorkerSetting(
         name="pids",

@@ -33,9 +33,9 @@ from asman_worker.container import cache_volume
 from asman_worker.docker import Container, Engine, EngineError, EngineInfo
 from asman_worker.gpu import allocate
 from asman_worker.grant import Grant, check_grant
+from asman_worker.guard import GUARD_LABEL
 from asman_worker.limits import Allotment, allot
 from asman_worker.logs import LogPump
-from asman_worker.network import GUARD_LABEL
 from asman_worker.occupancy import Occupancy
 from asman_worker.probe import Abilities
 from asman_worker.remains import Held, Key, Remains

@@ -2,12 +2,12 @@
 
 A bridge alone keeps jobs from each other, but not from the host: the gateway of every bridge is the host itself, and
 behind it lie the metadata service and the owner's network. Rules in the host's firewall would need rights there and
-miss the packets that are for the host. So each job with egress joins the network namespace of a *guard*: a tiny
-container that has replaced its routes by ``unreachable`` ones and keeps the namespace open. The job has no right to
-change routes, and nothing but the engine's API is needed.
+miss the packets that are for the host, and routes in the job's own namespace can be passed by (``guard`` says how).
+So beside each job with egress stands a router, the *gate*, and a *guard* whose namespace the job joins and from which
+a cable leads to the gate and to nothing else. Nothing but the engine's API is needed.
 
-A guard belongs to one job (or one build) and is removed with it: neighbours share no loopback and no abstract socket.
-One spare is kept ready, because joining a namespace that exists takes half the time of making one.
+Both belong to one job (or one build) and are removed with it: neighbours share no loopback and no abstract socket.
+One spare pair is kept ready, because joining a namespace that exists takes half the time of making one.
 
 Source: contract, "Network classes"; promise W2.
 """
@@ -18,10 +18,11 @@ import asyncio
 import contextlib
 import io
 import logging
+import re
 import secrets
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,31 @@ from asman.errors import AsmanError, clip
 from asman_worker.addresses import Routes, local_addresses, read_addresses, routes_of
 from asman_worker.docker import Engine, EngineError
 from asman_worker.grant import EGRESS_NETWORK, NETWORK, Grant
+from asman_worker.guard import (
+    ADDRESS,
+    APPLETS,
+    FORWARDS,
+    GUARD_LABEL,
+    NO_IPV6,
+    READY,
+    containers_of,
+    gate_body,
+    guard_body,
+    guard_name,
+    guard_script,
+    looker_body,
+    new_guard,
+)
 from asman_worker.images import Images, PullFailed
 
-__all__ = ["GUARD_LABEL", "Networks", "NoGuard", "guard_name", "guard_script"]
+__all__ = ["Networks", "NoGuard"]
 
 _log = logging.getLogger(__name__)
 
-GUARD_LABEL = "asman.guard"
-"""On a guard: its name. On a job's container: the name of the guard whose network it joined."""
-
-_READY = "asman-guard-ready"
+_NEVER = re.compile(r"(?!)")
 _READY_WITHIN_S = 60.0
 _ADDRESSES_FRESH_S = 300.0
 _REFILL_AFTER_S = 1.0
-_MEMORY_BYTES = 16 << 20
-_APPLETS = ("ip", "sed", "sh", "sleep")
 
 
 class NoGuard(AsmanError):
@@ -52,37 +63,9 @@ class NoGuard(AsmanError):
     status = 503
     code = "no_guard"
     hint = (
-        "Give an image with sh and ip by --guard-image, let the engine pull it, install a static busybox here "
+        "Give an image with busybox by --guard-image, let the engine pull it, install a static busybox here "
         "(Debian: busybox-static), or choose --network none or --network open."
     )
-
-
-def guard_name(mode: str) -> str:
-    """The guard behind an engine's network mode; empty if there is none."""
-    return mode.partition(":")[2]
-
-
-def guard_script(routes: Routes) -> str:
-    """What a guard does: replace its routes, say so, stay.
-
-    The route to its own subnet goes too, so that of all neighbours only the gateway is left, as the next hop and
-    not as an address.
-    """
-    lines = [
-        "set -e",
-        "gw=$(ip route | sed -n 's/^default via \\([0-9.]*\\).*/\\1/p')",
-        "near=$(ip route | sed -n 's/^\\([0-9.]*\\/[0-9]*\\) dev.*/\\1/p')",
-        'test -n "$gw"',
-        "ip route del default",
-        "ip route add default via $gw dev eth0 onlink",
-        "for n in $near; do ip route del $n dev eth0; done",
-        *(f"ip route replace unreachable {network}" for network in routes.unreachable),
-        *(f"ip route replace {network} via $gw dev eth0 onlink" for network in routes.reachable),
-        "ip route replace unreachable $gw/32",
-        f"echo {_READY}",
-        "exec sleep 2147483647",
-    ]
-    return "\n".join(lines)
 
 
 class Networks:
@@ -95,12 +78,14 @@ class Networks:
         self._engine, self._images, self._grant = engine, images, grant
         self._worker_id = worker_id
         self._live: set[str] = set()
-        self._spare: str | None = None
+        self._spare: tuple[str, Routes] | None = None
+        self._spare_lock = asyncio.Lock()
         self._refill: asyncio.Task[None] | None = None
+        self._upkeep: asyncio.Task[None] | None = None
         self._routes: Routes | None = None
         self._routes_until = 0.0
         self._routes_lock = asyncio.Lock()
-        self._has_ipv6 = True
+        self._refused_sysctls: frozenset[str] = frozenset()
         self._closed = False
 
     @property
@@ -109,12 +94,14 @@ class Networks:
         return frozenset(self._live)
 
     async def start(self) -> None:
-        """Have a guard ready where the owner's jobs need one, or fail now.
+        """Have a guard ready where the owner's jobs need one, or fail now. There already is fine.
 
         Errors: NoGuard, EngineError, Unavailable.
         """
         if self._grant.network_class == "egress":
-            self._spare = await self._make()
+            await self._have_spare()
+            if self._upkeep is None:
+                self._upkeep = asyncio.create_task(self._keep_up(), name="upkeep of networks")
 
     async def take(self, network_class: str) -> str:
         """A network of this class for one job, as the engine's network mode; ``release`` it afterwards."""
@@ -123,15 +110,11 @@ class Networks:
         if network_class == "open":
             await self._engine.ensure_network(NETWORK)
             return NETWORK
-        await self._current_routes()
-        name, self._spare = self._spare, None
-        if name is not None and not await self._is_up(name):
-            await self._remove(name)
-            name = None
-        if name is None:
-            name = await self._make()
+        await self._check_spare()
+        spare, self._spare = self._spare, None
+        guard, _ = spare or await self._make()
         self._refill_soon()
-        return f"container:{name}"
+        return f"container:{guard}"
 
     async def release(self, mode: str) -> None:
         """Done with it, also if the job never came to use it. Repeating it is harmless."""
@@ -150,13 +133,12 @@ class Networks:
     async def close(self) -> None:
         """Remove the spare guard; those of running jobs stay for the next start to find."""
         self._closed = True
-        if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.wait([self._refill])
-        if self._spare is not None:
-            name, self._spare = self._spare, None
-            with contextlib.suppress(AsmanError, EngineError):
-                await self._remove(name)
+        for task in filter(None, (self._refill, self._upkeep)):
+            task.cancel()
+            await asyncio.wait([task])
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await self._remove_quietly(spare[0])
 
     # -- guards ------------------------------------------------------------------------------------------------------
 
@@ -167,64 +149,105 @@ class Networks:
     async def _fill(self) -> None:
         """A little later, so that the job which took the spare starts first."""
         await asyncio.sleep(_REFILL_AFTER_S)
-        if self._spare is not None or self._closed:
-            return
         try:
-            self._spare = await self._make()
+            await self._have_spare()
         except (AsmanError, EngineError) as error:
             _log.warning("no spare guard could be made", extra={"reason": getattr(error, "message", str(error))})
 
+    async def _keep_up(self) -> None:
+        """Look at the host again in good time, so that no job has to wait for it; replace a spare that is no use."""
+        while True:
+            await asyncio.sleep(_ADDRESSES_FRESH_S - 2 * _READY_WITHIN_S)
+            try:
+                await self._current_routes(renew=True)
+                await self._have_spare()
+            except (AsmanError, EngineError) as error:
+                _log.warning("the host's addresses could not be read", extra={"reason": str(error)})
+
+    async def _have_spare(self) -> None:
+        async with self._spare_lock:
+            await self._check_spare()
+            if self._spare is None and not self._closed:
+                self._spare = await self._make()
+
+    async def _check_spare(self) -> None:
+        """Throw away a spare that does not run, or that has other routes than those that hold now."""
+        routes, spare = await self._current_routes(), self._spare
+        if spare is None or (spare[1] == routes and await self._is_up(spare[0])):
+            return
+        if self._spare is spare:
+            self._spare = None
+            await self._remove_quietly(spare[0])
+
     async def _is_up(self, name: str) -> bool:
+        """A guard is one of the gate's processes to the kernel, and does not outlive it."""
         state = await self._engine.inspect(name)
         return state is not None and state.running
 
-    async def _make(self) -> str:
-        """A guard whose routes stand."""
+    async def _make(self) -> tuple[str, Routes]:
+        """A guard whose gate lets through what it should, and the gate's routes."""
         image = await self._guard_image()
-        script = guard_script(await self._current_routes())
+        routes = await self._current_routes()
         await self._engine.ensure_network(EGRESS_NETWORK)
-        name = f"asman-guard-{secrets.token_hex(8)}"
+        name = new_guard()
         self._live.add(name)
         try:
             try:
-                said = await self._start(name, image, script)
+                await self._start_pair(name, image, routes)
             except EngineError as error:
-                if not self._has_ipv6 or "disable_ipv6" not in error.message:
+                if not self._refuse_sysctls(error.message):
                     raise
-                self._has_ipv6 = False  # the kernel has none, so there is none to switch off
-                await self._remove(name)
-                self._live.add(name)
-                said = await self._start(name, image, script)
-            if _READY not in said:
-                raise NoGuard(f"the guard of a job's network did not start: {clip(said.strip())}")
+                await self._remove_parts(name)
+                await self._start_pair(name, image, routes)
         except BaseException:
             await asyncio.shield(self._remove_quietly(name))
             raise
-        return name
+        return name, routes
 
-    async def _start(self, name: str, image: str, script: str) -> str:
-        """Create and start it; what it said until it was ready, or until it ended."""
-        body = _guard_body(name, image, script, self._worker_id, self._grant.dns, has_ipv6=self._has_ipv6)
-        return await self._run(body, name, until=_READY)
+    def _refuse_sysctls(self, message: str) -> bool:
+        """Do without what this kernel or engine does not know; False if the message is about something else.
 
-    async def _run(self, body: Mapping[str, Any], name: str, *, until: str = "") -> str:
-        said = b""
+        A kernel without IPv6 has none to switch off. Newer engines make the interface after they have set these
+        values, and refuse its name: there it takes over the default's.
+        """
+        words = {word for word in ("disable_ipv6", "eth0.rp_filter", "eth0/rp_filter") if word in message}
+        refused = {word.replace("/", ".") for word in words} - self._refused_sysctls
+        self._refused_sysctls |= refused
+        return bool(refused)
+
+    def _sysctls(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in wanted.items() if not name.endswith(tuple(self._refused_sysctls))}
+
+    async def _start_pair(self, name: str, image: str, routes: Routes) -> None:
+        """The gate, then the guard, then the gate's word that the cable is in. Errors: NoGuard, EngineError."""
+        guard, gate = containers_of(name)
+        labels = {"asman.helper": self._worker_id, GUARD_LABEL: name}
+        await self._engine.create(gate_body(image, labels, routes, self._sysctls({**FORWARDS, **NO_IPV6})), name=gate)
+        async with contextlib.AsyncExitStack() as stack:
+            gate_says = _Voice(await stack.enter_async_context(self._engine.attach(gate)))
+            await self._engine.start(gate)
+            found = await gate_says.until(ADDRESS)
+            script = guard_script(found[1], found[2])
+            body = guard_body(image, labels, script, self._sysctls(NO_IPV6), gate=gate, dns=self._grant.dns)
+            body["HostConfig"]["ExtraHosts"] = [f"{body['Hostname']}:{found[1]}"]
+            await self._engine.create(body, name=guard)
+            guard_says = _Voice(await stack.enter_async_context(self._engine.attach(guard)))
+            await self._engine.start(guard)
+            await _first(gate_says.until(READY), guard_says.until(_NEVER))
+
+    async def _run(self, body: Mapping[str, Any], name: str) -> str:
         await self._engine.create(body, name=name)
         async with self._engine.attach(name) as chunks:
             await self._engine.start(name)
-            try:
-                async with asyncio.timeout(_READY_WITHIN_S):
-                    async for chunk in chunks:
-                        said += chunk
-                        if until and until.encode() in said:
-                            break
-            except TimeoutError as error:
-                raise NoGuard(f"a helper did not answer within {_READY_WITHIN_S:.0f} s") from error
-        return said.decode(errors="replace")
+            return await _Voice(chunks).rest()
 
     async def _remove(self, name: str) -> None:
-        await self._engine.remove(name)
+        await self._remove_parts(name)
         self._live.discard(name)
+
+    async def _remove_parts(self, name: str) -> None:
+        for part in containers_of(name):
+            await self._engine.remove(part)
 
     async def _remove_quietly(self, name: str) -> None:
         with contextlib.suppress(AsmanError, EngineError):
@@ -247,18 +270,17 @@ class Networks:
             await self._engine.import_image(image, tree)
         return image
 
-    async def _current_routes(self) -> Routes:
-        """Looked up again when old; a spare guard with other routes is thrown away."""
+    async def _current_routes(self, *, renew: bool = False) -> Routes:
+        """Looked up again when old."""
         async with self._routes_lock:
             now = asyncio.get_running_loop().time()
-            if self._routes is None or now > self._routes_until:
+            if renew or self._routes is None or now > self._routes_until:
                 grant = self._grant
                 host = await self._host_addresses()
-                routes = routes_of(host, deny=grant.deny_networks, allow=grant.allow_networks, resolvers=grant.dns)
-                if self._routes not in (None, routes) and self._spare is not None:
-                    stale, self._spare = self._spare, None
-                    await self._remove(stale)
-                self._routes, self._routes_until = routes, now + _ADDRESSES_FRESH_S
+                self._routes = routes_of(
+                    host, deny=grant.deny_networks, allow=grant.allow_networks, resolvers=grant.dns
+                )
+                self._routes_until = now + _ADDRESSES_FRESH_S
             return self._routes
 
     async def _host_addresses(self) -> frozenset[str]:
@@ -266,7 +288,7 @@ class Networks:
         image = await self._guard_image()
         name = f"asman-addresses-{secrets.token_hex(8)}"
         try:
-            said = await self._run(_looker_body(image, self._worker_id), name)
+            said = await self._run(looker_body(image, self._worker_id), name)
         finally:
             await asyncio.shield(self._engine.remove(name))
         found = read_addresses(said)
@@ -277,47 +299,48 @@ class Networks:
         return found
 
 
-def _guard_body(
-    name: str, image: str, script: str, worker_id: str, dns: tuple[str, ...], *, has_ipv6: bool
-) -> dict[str, Any]:
-    off = {f"net.ipv6.conf.{which}.disable_ipv6": "1" for which in ("all", "default")}
-    body = _helper_body(image, ["/bin/sh", "-c", script], {"asman.helper": worker_id, GUARD_LABEL: name})
-    config = body["HostConfig"] | {
-        "NetworkMode": EGRESS_NETWORK,
-        "CapAdd": ["NET_ADMIN"],
-        "Dns": list(dns),
-        "Sysctls": off if has_ipv6 else {},
-    }
-    return {**body, "Hostname": "job", "HostConfig": config}
+class _Voice:
+    """What a helper says, read as far as it is needed."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._said = ""
+
+    async def until(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """Errors: NoGuard, with what it said, if it ends or stays silent instead."""
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                while (found := pattern.search(self._said)) is None:
+                    self._said += (await anext(self._chunks)).decode(errors="replace")
+        except TimeoutError as error:
+            raise NoGuard(f"a job's network was not ready within {_READY_WITHIN_S:.0f} s: {self._clipped()}") from error
+        except StopAsyncIteration as error:
+            raise NoGuard(f"the guard of a job's network did not start: {self._clipped()}") from error
+        return found
+
+    async def rest(self) -> str:
+        """All that it says until it ends."""
+        with contextlib.suppress(StopAsyncIteration, TimeoutError):
+            async with asyncio.timeout(_READY_WITHIN_S):
+                while True:
+                    self._said += (await anext(self._chunks)).decode(errors="replace")
+        return self._said
+
+    def _clipped(self) -> str:
+        return clip("".join(c for c in self._said if c.isprintable() or c == "\n").strip())
 
 
-def _looker_body(image: str, worker_id: str) -> dict[str, Any]:
-    body = _helper_body(image, ["/bin/sh", "-c", "ip -4 -o addr"], {"asman.helper": worker_id})
-    return {**body, "HostConfig": body["HostConfig"] | {"NetworkMode": "host", "UsernsMode": "host"}}
-
-
-def _helper_body(image: str, command: list[str], labels: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "Image": image,
-        "Entrypoint": command[:1],
-        "Cmd": command[1:],
-        "User": "0:0",
-        "Labels": dict(labels),
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": {
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges"],
-            "ReadonlyRootfs": True,
-            "Memory": _MEMORY_BYTES,
-            "MemorySwap": _MEMORY_BYTES,
-            "PidsLimit": 16,
-            "IpcMode": "private",
-            "RestartPolicy": {"Name": "no"},
-            "LogConfig": {"Type": "none"},
-        },
-    }
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is done; its failure is ours."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _busybox_tree() -> bytes | None:
@@ -335,7 +358,7 @@ def _busybox_tree() -> bytes | None:
         entry = tarfile.TarInfo("bin/busybox")
         entry.mode, entry.size = 0o755, len(program)
         tar.addfile(entry, io.BytesIO(program))
-        for applet in _APPLETS:
+        for applet in APPLETS:
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(entry)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asman_worker.docker import Container, Engine, EngineError
+from asman_worker.guard import containers_of
 from asman_worker.seccomp import strict_profile
 from asman_worker.workspace import OutputsTooLarge, Scan, Workspace, output_scan
 
@@ -104,7 +105,8 @@ class Remains:
         for container in await self.containers(key):
             await self._engine.remove(container.id)
             if guards and (guard := container.labels.get("asman.guard")):
-                await self._engine.remove(guard)
+                for part in containers_of(guard):
+                    await self._engine.remove(part)
 
     async def remove_folder(self, workspace: Workspace, image: str = "") -> None:
         """Remove a job's files, with the help of its image where they belong to a container's root.

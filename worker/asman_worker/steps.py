@@ -25,6 +25,7 @@ from asman_worker.attempt import Attempt
 from asman_worker.container import CACHE, ContainerSpec, JobFolders, create_body, labels_of
 from asman_worker.docker import Engine, EngineError, EngineInfo
 from asman_worker.grant import Grant
+from asman_worker.guard import GUARD_LABEL, guard_name
 from asman_worker.images import Images
 from asman_worker.job_image import PULL_STEP, JobImages
 from asman_worker.limits import (
@@ -37,7 +38,7 @@ from asman_worker.limits import (
     time_limit_s,
 )
 from asman_worker.meter import Meter, disk_use, filled_up
-from asman_worker.network import GUARD_LABEL, Networks, guard_name
+from asman_worker.network import Networks
 from asman_worker.probe import Abilities, probe
 from asman_worker.remains import Key, Remains
 from asman_worker.report import StepFailed, code_of, explain, notes, run_report
