@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,17 @@ pytest_plugins = ["ci_skips"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests run last: what is quick fails first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A worker that a test killed leaves its jobs' outputs mounted; the next start of it would have unmounted them."""
+    yield
+    below = f"{tmp_path_factory.getbasetemp()}/"
+    mounts = Path("/proc/self/mountinfo")
+    points = [line.split()[4] for line in mounts.read_text().splitlines()] if mounts.exists() else []
+    for point in sorted((p for p in points if p.startswith(below)), reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 @pytest.fixture(scope="session")
