@@ -305,7 +305,7 @@ def _check_build(raw: Mapping[str, Any], findings: _Findings) -> None:
 
 def _check_context(context: str, findings: _Findings) -> None:
     url = _http_url(context, "build.context", findings)
-    if url is not None and "@" in url.netloc:
+    if url is not None and "@" in url.netloc and url.username != "secret":  # "secret:NAME@" names one of the worker's
         findings.warnings.append(
             "build.context holds credentials: whoever knows the queue can read them, and they count for the job's id"
         )
@@ -522,7 +522,9 @@ def _check_value(kind: str, value: Any, where: str, findings: _Findings) -> None
                 check_blob_key(value)
             case "url":
                 url = _http_url(value, where, findings)
-                if url is not None and "@" in url.netloc:
+                if (
+                    url is not None and "@" in url.netloc and url.username != "secret"
+                ):  # "secret:NAME@" names one of the worker's
                     findings.fault(where, "holds credentials (user:password@); data urls must not")
     except AsmanError as error:
         findings.fault(where, error.message)

@@ -505,3 +505,11 @@ def test_every_refusal_is_an_error_with_a_hint() -> None:
         with pytest.raises(AsmanError) as caught:
             read(**members)
         assert caught.value.hint
+
+
+def test_a_context_that_names_a_secret_of_the_worker_holds_no_credentials() -> None:
+    def told(context: str) -> tuple[str, ...]:
+        return read_definition({"build": {"context": context}}, PUBLIC).warnings
+
+    assert told("https://secret:NAME@github.com/o/r") == ()
+    assert "holds credentials" in told("https://token@github.com/o/r")[0]
