@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from asman_worker.doctor import Finding, examine, judge_engine, judge_gpus, judge_socket, judge_space
+from asman_worker.doctor import Finding, examine, judge_engine, judge_gpus, judge_guard, judge_socket, judge_space
 from asman_worker.gpu import Gpu
 from docker_engine import DockerEngine
 
@@ -118,6 +118,15 @@ def test_cards_that_the_engine_cannot_give_to_jobs_are_found(
     assert all(bool(finding.next_step) == (finding.result != "ok") for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("is_here", "can_be_made", "result"), [(True, False, "ok"), (False, True, "ok"), (False, False, "warn")]
+)
+def test_a_missing_image_of_guards_is_warned_about(is_here: bool, can_be_made: bool, result: str) -> None:
+    found = judge_guard("busybox:1.36", is_here=is_here, can_be_made=can_be_made)
+    assert (found.name, found.result) == ("guard image", result)
+    assert bool(found.next_step) is (result == "warn")
+
+
 def test_little_space_is_warned_about_with_what_frees_some() -> None:
     little = judge_space("engine's data", Path("/var/lib/docker"), 9 << 30)
     assert (little.result, "docker system prune" in little.next_step) == ("warn", True)
@@ -191,6 +200,8 @@ async def _engine(folder: Path, *, create: tuple[int, str] = (404, "No such imag
             return web.json_response({**INFO, "SystemTime": now, "DockerRootDir": "/nonexistent/docker", **info})
         if request.path.endswith("/containers/create"):
             return web.json_response({"message": create[1]}, status=create[0])
+        if "/images/" in request.path and request.path.endswith("/json") and "/images/json" not in request.path:
+            return web.json_response({"message": "No such image"}, status=404)
         return web.json_response([])
 
     app = web.Application()
@@ -283,6 +294,7 @@ async def test_a_real_engine_is_looked_at_and_nothing_is_left(docker_engine: Doc
     assert (found["docker"]["result"], found["same path"]["result"]) == ("ok", "ok")
     assert found["engine clock"]["result"] == "ok"
     assert {"limits", "seccomp", "root in jobs", "disk of the engine's data"} <= set(found)
+    assert found["guard image"]["found"] == "busybox:1.36 is here"
     assert os.listdir(tmp_path) == []
 
 

@@ -26,9 +26,11 @@ from asman.units import show_bytes
 from asman_worker.config import WorkerConfig, load_worker_config
 from asman_worker.docker import Engine, EngineError, read_moment
 from asman_worker.gpu import Gpu, detect
+from asman_worker.grant import PROFILES
+from asman_worker.network import has_static_busybox
 from asman_worker.secrets import SecretStore
 
-__all__ = ["Finding", "examine", "judge_engine", "judge_gpus", "judge_socket", "judge_space"]
+__all__ = ["Finding", "examine", "judge_engine", "judge_gpus", "judge_guard", "judge_socket", "judge_space"]
 
 _LEAST_API = (1, 41)
 _LITTLE_SPACE_BYTES = 10 << 30
@@ -107,6 +109,7 @@ async def _check_engine(engine: Engine, config: WorkerConfig) -> list[Finding]:
     return [
         *judge_engine(engine.address, version, info, now=middle, strict=config.profile == "strict"),
         *judge_gpus(await detect(), info, has_tools=any(map(shutil.which, _NVIDIA_TOOLS)), wanted=config.gpus),
+        *(await _check_guard(engine, config)),
         await _check_same_path(engine, Path(config.data_directory)),
         *_check_space(config, info),
     ]
@@ -272,6 +275,23 @@ def judge_gpus(
 
 
 # --- paths and space -------------------------------------------------------------------------------------------------
+
+
+async def _check_guard(engine: Engine, config: WorkerConfig) -> list[Finding]:
+    if (config.network or PROFILES[config.profile].network) != "egress":
+        return []
+    is_here = await engine.image(config.guard_image) is not None
+    return [judge_guard(config.guard_image, is_here=is_here, can_be_made=has_static_busybox())]
+
+
+def judge_guard(image: str, *, is_here: bool, can_be_made: bool) -> Finding:
+    """Will there be what fences in the network of jobs? The worker pulls the image at its start if it must."""
+    if is_here or can_be_made:
+        found = f"{image} is here" if is_here else f"{image} can be made of this machine's busybox"
+        return Finding(name="guard image", result="ok", found=found)
+    step = f"docker pull {image}; or install a static busybox, or choose --network none or open"
+    found = f"{image} is not here; the worker pulls it at its start, and does not start without it"
+    return Finding(name="guard image", result="warn", found=found, next_step=step)
 
 
 async def _check_same_path(engine: Engine, data: Path) -> Finding:

@@ -47,7 +47,7 @@ from asman_worker.guard import (
 )
 from asman_worker.images import Images, PullFailed
 
-__all__ = ["Networks", "NoGuard"]
+__all__ = ["Networks", "NoGuard", "has_static_busybox"]
 
 _log = logging.getLogger(__name__)
 
@@ -343,11 +343,22 @@ async def _first(*waits: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _busybox_tree() -> bytes | None:
-    """A root file system of the busybox in PATH, if that needs no libraries."""
+def has_static_busybox() -> bool:
+    """Can the image of guards be made of this machine's own busybox?"""
+    return bool(_static_busybox())
+
+
+def _static_busybox() -> bytes:
+    """The busybox in PATH, empty if there is none or if it needs libraries."""
     found = shutil.which("busybox")
     program = Path(found).read_bytes() if found else b""
-    if not program.startswith(b"\x7fELF") or b"/ld-" in program[:4096]:
+    return b"" if not program.startswith(b"\x7fELF") or b"/ld-" in program[:4096] else program
+
+
+def _busybox_tree() -> bytes | None:
+    """A root file system of the busybox in PATH, if that needs no libraries."""
+    program = _static_busybox()
+    if not program:
         return None
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
