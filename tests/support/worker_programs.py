@@ -83,9 +83,10 @@ class Host:
         return any(path.parts[-2:] == ("outputs", file) for path in self._in_jobs(name))
 
     def all_containers(self) -> list[dict[str, Any]]:
-        """Containers of any worker."""
+        """Containers of any worker, the newest first: some engines remove none that another depends on."""
         labels = quote(json.dumps({"label": ["asman.worker"]}))
-        return list(json.loads(self._engine.request("GET", f"/containers/json?all=1&filters={labels}")[1]))
+        found = json.loads(self._engine.request("GET", f"/containers/json?all=1&filters={labels}")[1])
+        return sorted(found, key=lambda container: container["Created"], reverse=True)
 
     def remove_all(self) -> None:
         for container in self.all_containers():

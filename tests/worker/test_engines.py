@@ -93,7 +93,7 @@ async def test_a_job_has_its_inputs_and_leaves_outputs_of_any_user(old: OldServe
 async def test_a_job_is_fenced_in(old: OldServer, host: Host) -> None:
     script = (
         "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; find /inputs /outputs; "
-        "ls /var/run/docker.sock /run/docker.sock 2>/dev/null; ulimit -c; hostname"
+        "ls /var/run/docker.sock /run/docker.sock 2>/dev/null; ulimit -c; cat /etc/resolv.conf; hostname"
     )
     async with host.worker():
         value = await old.finished(await old.submit(_job(script)))
@@ -101,7 +101,7 @@ async def test_a_job_is_fenced_in(old: OldServer, host: Host) -> None:
         stated = dict(line.split(":\t") for line in lines if ":\t" in line)
         assert stated == {"CapEff": "00000000000000fb", "CapBnd": "00000000000000fb", "NoNewPrivs": "1", "Seccomp": "2"}
         rest = [line for line in lines if ":\t" not in line]
-        assert rest[:-1] == ["/inputs", "/outputs", "0"]
+        assert rest[:-1] == ["/inputs", "/outputs", "0", "nameserver 1.1.1.1", "nameserver 8.8.8.8"]
         assert rest[-1] != os.uname().nodename
 
 

@@ -105,8 +105,12 @@ class Remains:
         for container in await self.containers(key):
             await self._engine.remove(container.id)
             if guards and (guard := container.labels.get("asman.guard")):
-                for part in containers_of(guard):
-                    await self._engine.remove(part)
+                await self.remove_guard(guard)
+
+    async def remove_guard(self, name: str) -> None:
+        """A guard, then its gate: Podman removes no container that another one depends on."""
+        for part in containers_of(name):
+            await self._engine.remove(part)
 
     async def remove_folder(self, workspace: Workspace, image: str = "") -> None:
         """Remove a job's files, with the help of its image where they belong to a container's root.
@@ -145,17 +149,18 @@ class Remains:
         ``is_kept`` and ``is_live`` (by a guard's name) are asked just before each removal: jobs may start meanwhile.
         """
         guards = await self._engine.find({"asman.helper": self._worker_id})
-        used = set()
+        used: set[str] = set()
         for container in await self._engine.find({"asman.worker": self._worker_id}):
             key = _key_of(container)
             if key is None or not is_kept(key):
                 await self._engine.remove(container.id)
             else:
-                used.add(container.labels.get("asman.guard"))
+                used.add(container.labels.get("asman.guard", ""))
+        for name in sorted({container.labels.get("asman.guard", "") for container in guards} - used - {""}):
+            if not is_live(name):
+                await self.remove_guard(name)
         for container in guards:
-            name = container.labels.get("asman.guard")
-            is_wanted = name in used or is_live(name) if name else container.is_running
-            if not is_wanted:
+            if "asman.guard" not in container.labels and not container.is_running:
                 await self._engine.remove(container.id)
 
     async def clean_folders(self, kept: Callable[[], set[Key]]) -> None:

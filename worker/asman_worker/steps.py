@@ -170,7 +170,7 @@ class Steps:
             allotment,
             self.grant,
             image=job.image,
-            folders=folders,
+            folders=await self._with_resolvers(job, folders),
             labels=labels_of(self.worker_id, queue, job_id, attempt) | ({GUARD_LABEL: guard} if guard else {}),
             queue=queue,
             job_id=job_id,
@@ -204,6 +204,16 @@ class Steps:
         if workspace.outputs_image.exists() and not quota.is_attached(workspace.outputs):
             executes = not self.grant.rules.read_only_root
             await quota.reattach(workspace.outputs_image, workspace.outputs, may_execute=executes)
+
+    async def _with_resolvers(self, job: Attempt, folders: JobFolders) -> JobFolders:
+        """Podman gives a job that joins a guard's network no resolvers, so they come as a file of the job's."""
+        where = "/etc/resolv.conf"
+        podman = (await self._engine.info()).kind == "podman"
+        if not podman or not guard_name(job.network) or where in dict(folders.config_files):
+            return folders
+        file = self._remains.workspace(job.key).folder / "resolv.conf"
+        await asyncio.to_thread(file.write_text, "".join(f"nameserver {address}\n" for address in self.grant.dns))
+        return replace(folders, config_files=(*folders.config_files, (where, str(file))))
 
     async def _ensure_volume(self, name: str, spec: ContainerSpec) -> None:
         made_at = await self._engine.ensure_volume(name)
