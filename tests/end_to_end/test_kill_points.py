@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from processes import call, eventually, server
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 QUEUE = "a-queue-whose-worker-dies-at-named-points"
+BUILD_MARK = "true this is a build that is killed"
 ROUNDS = int(os.environ.get("ASMAN_TEST_ROUNDS", "2"))
 POINTS = (
     "job taken",
@@ -39,6 +42,7 @@ POINTS = (
     "step=outputs",
     "step=report",
     "job ended",
+    "step=build",
 )
 TIMES = {
     "ASMAN_LEASE": "6s",
@@ -71,6 +75,8 @@ class _Worker:
             at = self._at
             if at is not None and at[0] in line and at[1] in line:
                 self._at = None
+                if at[0] == "step=build":
+                    time.sleep(random.uniform(0, 1.5))  # anywhere in it: before, in and after its steps
                 self.process.send_signal(signal.SIGKILL)
                 self.struck.set()
 
@@ -83,10 +89,13 @@ class _Worker:
         self._reader.join(10)
 
 
-def _job(key: str, number: int) -> dict[str, Any]:
-    """A job with an input to fetch, output to upload, and lines to keep."""
+def _job(key: str, number: int, point: str) -> dict[str, Any]:
+    """A job with an input to fetch, output to upload, and lines to keep; for a kill in a build, one to be built."""
     script = f"sh -c 'echo {number}; cat /inputs/data > /outputs/big; echo {number} > /outputs/n'"
-    return {"image": IMAGE, "command": script, "inputs": {"data": {"type": "key", "value": key}}}
+    definition: dict[str, Any] = {"command": script, "inputs": {"data": {"type": "key", "value": key}}}
+    if point != "step=build":
+        return definition | {"image": IMAGE}
+    return definition | {"build": {"dockerfile": f"FROM {IMAGE}\nRUN {BUILD_MARK}; sleep 1; echo {number} > /n\n"}}
 
 
 @contextmanager
@@ -125,6 +134,7 @@ def test_a_worker_killed_at_any_named_point_loses_no_job_and_leaves_nothing(
         worker_id = (data / "worker-id").read_text().strip()
         for label in ("asman.worker", "asman.helper"):
             assert _containers(docker_engine, label, worker_id) == []
+        assert [c for c in _all_containers(docker_engine) if BUILD_MARK in c["Command"]] == []
         assert str(data) not in Path("/proc/self/mountinfo").read_text()
         workers.append(_Worker(url, data, env))
 
@@ -132,7 +142,7 @@ def test_a_worker_killed_at_any_named_point_loses_no_job_and_leaves_nothing(
 def _strike(
     url: str, data: Path, env: dict[str, str], workers: list[_Worker], point: str, key: str, number: int
 ) -> None:
-    definition = _job(key, number)
+    definition = _job(key, number, point)
     status, planned = call("POST", f"{url}/q/{QUEUE}?dry_run=1", {"definition": definition})
     assert status == 200, planned
     workers[-1].kill_at(point, planned["jobId"])
@@ -152,6 +162,11 @@ def _strike(
 def _containers(engine: DockerEngine, label: str, value: str) -> list[Any]:
     filters = quote(json.dumps({"label": [f"{label}={value}"]}))
     found: list[Any] = json.loads(engine.request("GET", f"/containers/json?all=1&filters={filters}")[1])
+    return found
+
+
+def _all_containers(engine: DockerEngine) -> list[Any]:
+    found: list[Any] = json.loads(engine.request("GET", "/containers/json?all=1")[1])
     return found
 
 
