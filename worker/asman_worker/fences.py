@@ -12,8 +12,9 @@ profile        without system call       without a user namespace for          w
 ``trusted``    warning                   silent                                silent
 =============  ========================  ====================================  =======================
 
-A sandbox and the network class ``egress`` exclude each other: a guard fences a job in by routes of the kernel, and a
-sandbox answers by a network stack of its own, which takes the addresses over but not routes that lead nowhere.
+A sandbox and the network class ``egress`` exclude each other, not for safety (the gate stands outside of the job), but
+because a sandbox has a network stack of its own, and none was seen to take over a guard's only route, whose next hop is
+in no subnet: jobs might have no network and say nothing.
 
 Source: contract, "Container hardening"; Docker Engine API v1.41, ``GET /info``. That the lesser fences are a warning
 under ``strict`` is ours: most machines have neither, and strict without them is still much more than standard.
@@ -59,8 +60,8 @@ def check_engine(grant: Grant, info: EngineInfo, *, host_has_apparmor: bool = Fa
     """
     if grant.runtime in SANDBOX_RUNTIMES and grant.network_class == "egress":
         raise ConfigError(
-            f"the runtime {grant.runtime} has a network of its own, which does not keep the routes that fence in jobs "
-            "with egress",
+            f"the runtime {grant.runtime} has a network stack of its own, which is not known to take over the "
+            "routes of jobs with egress",
             hint="Choose one of the two: --network none, or --runtime runc.",
         )
     warnings = [_without_seccomp(grant)] if not _filters_calls(grant, info) else []
