@@ -103,3 +103,10 @@ async def test_a_worker_reads_these_from_its_engine_at_the_start(
             await read_grant(replace(config, runtime="no-such-runtime"), engine)
     assert read.runtime == choose_runtime("", "strict", info.runtimes)
     assert [record.getMessage() for record in caplog.records] == list(check_engine(read, info))
+
+
+def test_podman_is_refused_for_a_profile_with_a_filter_of_its_own() -> None:
+    podman = replace(USUAL, kind="podman")
+    with pytest.raises(ConfigError, match="from files only"):
+        check_engine(grant("strict"), podman)
+    assert check_engine(grant("standard"), podman) == ()

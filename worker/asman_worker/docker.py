@@ -79,6 +79,11 @@ class EngineInfo:
     data_root: str = ""
 
     @property
+    def takes_seccomp(self) -> bool:
+        """Can a filter of system calls be sent along with a container? Podman's socket takes the name of a file."""
+        return self.kind != "podman"
+
+    @property
     def selinux(self) -> bool:
         return "selinux" in self.fences
 

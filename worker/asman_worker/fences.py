@@ -64,6 +64,11 @@ def check_engine(grant: Grant, info: EngineInfo, *, host_has_apparmor: bool = Fa
             "routes of jobs with egress",
             hint="Choose one of the two: --network none, or --runtime runc.",
         )
+    if grant.rules.own_seccomp and not info.takes_seccomp:
+        raise ConfigError(
+            f"the profile {grant.profile} sends a filter of system calls along, and {info.kind} takes it from files only",
+            hint="Use Docker for this profile (rootless will do), or --profile standard.",
+        )
     warnings = [_without_seccomp(grant)] if not _filters_calls(grant, info) else []
     if host_has_apparmor and "apparmor" not in info.fences:
         warnings.append(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asman_worker.docker import Container, Engine, EngineError
+from asman_worker.docker import Container, Engine, EngineError, EngineInfo
 from asman_worker.guard import containers_of
 from asman_worker.seccomp import strict_profile
 from asman_worker.workspace import OutputsTooLarge, Scan, Workspace, output_scan
@@ -184,9 +184,9 @@ class Remains:
 
         Errors: PermissionError if the image has no ``chmod``.
         """
-        selinux = (await self._engine.info()).selinux
+        info = await self._engine.info()
         container = await self._engine.create(
-            _helper_body(workspace.outputs, image, self._worker_id, selinux, self._runtime)
+            _helper_body(workspace.outputs, image, self._worker_id, self._runtime, info)
         )
         try:
             async with asyncio.timeout(_HELPER_LIMIT_S):
@@ -200,7 +200,8 @@ class Remains:
             raise PermissionError(f"files in /outputs belong to another user, and chmod ended with {code}")
 
 
-def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool, runtime: str) -> dict[str, Any]:
+def _helper_body(outputs: Path, image: str, worker_id: str, runtime: str, info: EngineInfo) -> dict[str, Any]:
+    filters = [f"seccomp={strict_profile()}"] if info.takes_seccomp else []
     mount = {"Type": "bind", "Source": str(outputs), "Target": "/outputs", "ReadOnly": False}
     return {
         "Image": image,
@@ -213,7 +214,7 @@ def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool, runti
             "NetworkMode": "none",
             "CapDrop": ["ALL"],
             "CapAdd": ["DAC_OVERRIDE", "FOWNER"],
-            "SecurityOpt": ["no-new-privileges", f"seccomp={strict_profile()}"],
+            "SecurityOpt": ["no-new-privileges", *filters],
             "Runtime": runtime,
             "ReadonlyRootfs": True,
             "IpcMode": "private",
@@ -226,8 +227,8 @@ def _helper_body(outputs: Path, image: str, worker_id: str, selinux: bool, runti
             "Ulimits": [{"Name": name, "Soft": 0, "Hard": 0} for name in ("core", "fsize")],
             "RestartPolicy": {"Name": "no"},
             "LogConfig": {"Type": "none"},
-            "Mounts": [] if selinux else [mount],
-            "Binds": [f"{outputs}:/outputs:Z"] if selinux else [],
+            "Mounts": [] if info.selinux else [mount],
+            "Binds": [f"{outputs}:/outputs:Z"] if info.selinux else [],
         },
     }
 
