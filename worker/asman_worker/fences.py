@@ -66,7 +66,7 @@ def check_engine(grant: Grant, info: EngineInfo, *, host_has_apparmor: bool = Fa
         )
     if grant.rules.own_seccomp and not info.takes_seccomp:
         raise ConfigError(
-            f"the profile {grant.profile} sends a filter of system calls along, and {info.kind} takes it from files only",
+            f"the profile {grant.profile} sends a filter of system calls along; {info.kind} takes it from files only",
             hint="Use Docker for this profile (rootless will do), or --profile standard.",
         )
     warnings = [_without_seccomp(grant)] if not _filters_calls(grant, info) else []
