@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,21 @@ async def test_a_named_volume_may_be_there_already(engine: Engine, docker_engine
     for _ in range(2):
         await engine.ensure_volume("asman-test-volume")
     assert docker_engine.request("DELETE", "/volumes/asman-test-volume")[0] == 204
+
+
+@pytest.mark.docker
+async def test_what_ran_out_of_memory_is_found_in_the_engines_notices_too(engine: Engine) -> None:
+    async def ended(script: str) -> str:
+        limits = {"Memory": 16 << 20, "MemorySwap": 16 << 20}
+        body = {"Image": IMAGE, "Cmd": ["sh", "-c", script], "HostConfig": limits}
+        container = await engine.create(body)
+        await engine.start(container)
+        await engine.wait(container)
+        return container
+
+    since = time.time() - 1
+    bomb, plain = await ended("tail /dev/zero; sleep 1"), await ended("kill -9 $$")
+    assert await engine.has_run_out_of_memory(bomb, since)
+    assert not await engine.has_run_out_of_memory(plain, since)
+    for container in (bomb, plain):
+        await engine.remove(container)

@@ -19,6 +19,7 @@ import json
 import math
 import os
 import tarfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -356,6 +357,18 @@ class Engine:
             raw = await self._quick.containers.container(container).show()
         pairs = (text.partition("=") for text in raw["Config"].get("Env") or ())
         return {name: value for name, _, value in pairs}
+
+    async def has_run_out_of_memory(self, container: str, since: float) -> bool:
+        """Has the engine noted an ``oom`` of this container since that moment (seconds since the epoch)?
+
+        Its notice may come after the end that it led to, and then the container's own state lacks it.
+        """
+        filters = json.dumps({"container": [container], "event": ["oom"]})
+        query = {"since": str(int(since)), "until": str(math.ceil(time.time())), "filters": filters}
+        with self._errors():
+            url = f"{self._quick.docker_host}/events"
+            async with self._quick.session.get(url, params=query) as response:
+                return response.status == 200 and bool((await response.read()).strip())
 
     async def stop(self, container: str, grace_s: float) -> None:
         """TERM (or the image's own stop signal), the grace, then KILL. Already stopped or gone is fine."""

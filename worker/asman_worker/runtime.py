@@ -29,6 +29,8 @@ __all__ = ["ContainerLost", "Exit", "follow_container", "insist", "remaining_s",
 _LAST_BYTES_S = 10.0
 _ENGINE_BACK_S = 60.0
 _KILL_S = 60.0
+_KILLED = 137
+_OOM_NOTICE_S = 0.3
 _RETRY_S = 1.0
 
 T = TypeVar("T")
@@ -146,8 +148,18 @@ class _Watch:
             code=state.exit_code,
             duration_s=max(0.0, state.finished_at - state.started_at),
             timed_out=timed_out,
-            oom_killed=state.oom_killed,
+            oom_killed=state.oom_killed or (not timed_out and await self._oom_was_late(state)),
         )
+
+    async def _oom_was_late(self, state: ContainerState) -> bool:
+        """Was a killed container out of memory after all? The engine may hear of its end first."""
+        if state.exit_code != _KILLED:
+            return False
+        await asyncio.sleep(_OOM_NOTICE_S)
+        try:
+            return await self._engine.has_run_out_of_memory(self._container, state.started_at)
+        except (EngineError, Unavailable):
+            return False
 
     async def _wait(self, limit_s: float, grace_s: float) -> bool:
         """Wait for the end, and bring it about at the limit. True if it had to be."""
