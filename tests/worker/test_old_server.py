@@ -144,7 +144,7 @@ async def test_a_cancelled_job_is_ended_when_the_list_lacks_it_and_nothing_is_re
         after = await old.submit(_job("echo after"))
         assert (await old.finished(after))["reason"] == "Success"
         assert old.changes(job, "Finished") == []
-        assert host.files() == []
+        await old.until(lambda: host.files() == [])
 
 
 def _until_gone(host: Host, job: str, within_s: float) -> None:
