@@ -17,7 +17,7 @@ from asman.job import Outcome, Reason
 from asman.units import show_bytes, show_duration
 from asman_worker.docker import EngineError
 from asman_worker.logs import KeptLog, merge_lines
-from asman_worker.runtime import Exit
+from asman_worker.runtime import KILLED, Exit
 
 __all__ = [
     "CODES",
@@ -56,8 +56,6 @@ CODES: Mapping[str, str] = {
 }
 """What ``errorCode`` in a result may be, and what it says; errors of the core have their own codes besides."""
 
-_KILLED = 137
-
 
 class StepFailed(Exception):
     """A step of a job failed; the message is for its submitter, the code for programs."""
@@ -76,7 +74,7 @@ def notes(end: Exit, *, limit_s: float, memory_bytes: int) -> Iterator[str]:
     elif end.oom_killed and end.code:
         limit = show_bytes(memory_bytes)
         yield f"[asman] out of memory: the container may use {limit}; ask for more with requirements.memory"
-    elif end.code == _KILLED:
+    elif end.code == KILLED:
         yield f"[asman] the container was killed after {show_duration(end.duration_s)}"
     if code := _status_code(end):
         yield f"[asman] exit code {code}"
@@ -133,13 +131,13 @@ def _error_members(failure: StepFailed) -> dict[str, Any]:
 
 def _status_code(end: Exit) -> int:
     """A job that ended in its grace has been stopped all the same."""
-    return _KILLED if end.timed_out else end.code
+    return KILLED if end.timed_out else end.code
 
 
 def _outcome(end: Exit) -> Outcome:
     if end.timed_out:
         return Outcome.TIMED_OUT
-    if end.code == _KILLED and end.oom_killed:
+    if end.code == KILLED and end.oom_killed:
         return Outcome.OUT_OF_MEMORY
     return Outcome.FAILED if end.code else Outcome.SUCCEEDED
 

@@ -24,12 +24,14 @@ from asman.errors import AsmanError, Unavailable
 from asman_worker.docker import ContainerState, Engine, EngineError
 from asman_worker.logs import LogPump
 
-__all__ = ["ContainerLost", "Exit", "follow_container", "insist", "remaining_s", "run_container"]
+__all__ = ["KILLED", "ContainerLost", "Exit", "follow_container", "insist", "remaining_s", "run_container"]
+
+KILLED = 137
+"""The exit code of a process that was ended by SIGKILL."""
 
 _LAST_BYTES_S = 10.0
 _ENGINE_BACK_S = 60.0
 _KILL_S = 60.0
-_KILLED = 137
 _OOM_NOTICE_S = 0.3
 _RETRY_S = 1.0
 
@@ -153,7 +155,7 @@ class _Watch:
 
     async def _oom_was_late(self, state: ContainerState) -> bool:
         """Was a killed container out of memory after all? The engine may hear of its end first."""
-        if state.exit_code != _KILLED:
+        if state.exit_code != KILLED:
             return False
         await asyncio.sleep(_OOM_NOTICE_S)
         try:
