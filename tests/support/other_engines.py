@@ -296,22 +296,28 @@ def _as_user(home: Path, command: str) -> str:
 
 
 def _shown(home: Path, paths: Iterable[str | Path]) -> Iterator[str]:
-    """Lines that show folders to everybody which lie below a closed one, at their own path."""
-    wanted = {Path(path).resolve() for path in paths if Path(path).is_dir()}
-    tops = sorted(path for path in wanted if not wanted.intersection(path.parents))
-    closed = {path: found for path in tops if (found := _closed_above(path)) is not None}
-    for number, path in enumerate(closed):
+    """Lines that show folders to everybody which lie below a closed one, at their own path.
+
+    A folder may be closed within one that is shown: tox closes its own, in the checkout.
+    """
+    wanted = sorted({Path(path).resolve() for path in paths if Path(path).is_dir()})
+    shown = [(path, closed) for path in wanted if (closed := _closed_above(path, wanted)) is not None]
+    yield "umask 022"
+    for number, (path, _) in enumerate(shown):
         yield f"mkdir -p {home}/shown/{number}; mount --bind {path} {home}/shown/{number}"
-    for above in sorted(set(closed.values())):
-        yield f"mount -t tmpfs -o mode=755 tmpfs {above}"
-    for number, path in enumerate(closed):
+    covered = set()
+    for number, (path, closed) in enumerate(shown):
+        if closed not in covered:
+            covered.add(closed)
+            yield f"mount -t tmpfs -o mode=755 tmpfs {closed}"
         yield f"mkdir -p {path}; mount --bind {home}/shown/{number} {path}"
 
 
-def _closed_above(path: Path) -> Path | None:
-    """The first folder on the way that others may not pass through."""
-    ways = [folder for folder in reversed(path.parents) if not folder.stat().st_mode & stat.S_IXOTH]
-    return ways[0] if ways else None
+def _closed_above(path: Path, wanted: Sequence[Path]) -> Path | None:
+    """The first folder on the way that others may not pass through, from the nearest wanted one on."""
+    start = max((top for top in wanted if top in path.parents), key=lambda top: len(top.parts), default=None)
+    ways = (folder for folder in reversed(path.parents) if start is None or start in folder.parents)
+    return next((folder for folder in ways if not folder.stat().st_mode & stat.S_IXOTH), None)
 
 
 ENGINES: dict[str, type[DockerEngine]] = {
