@@ -20,12 +20,15 @@ __all__ = [
     "Deliverer",
     "Delivery",
     "JobStore",
+    "KeepsTime",
     "KnowsListeners",
     "LogHalf",
     "LogSlice",
     "LogStore",
     "Notifier",
+    "SupportsScan",
     "SupportsSignedUrls",
+    "TellsDurability",
 ]
 
 LogHalf = str
@@ -143,6 +146,35 @@ class LogStore(Protocol):
 
     async def drop_log(self, queue: str, job_id: str) -> None:
         """Forget both halves."""
+        ...
+
+
+@runtime_checkable
+class SupportsScan(Protocol):
+    """A job store whose records can be read through, for export."""
+
+    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[list[Job], str]:
+        """Every record of the store: each that is there throughout at least once. Shape: "" starts; an answered "" is
+        the end."""
+        ...
+
+
+@runtime_checkable
+class KeepsTime(Protocol):
+    """A job store with a clock of its own, which all servers that share the store go by."""
+
+    def clock(self) -> float:
+        """Seconds since the epoch, UTC. Asked often: answer from memory, never by a round trip."""
+        ...
+
+
+@runtime_checkable
+class TellsDurability(Protocol):
+    """A job store that knows what an acknowledged record survives. Shown by ``/readyz`` and with each submit."""
+
+    @property
+    def durability(self) -> str:
+        """``disk`` (the power cord), ``everysec`` (all but the last second) or ``memory`` (nothing)."""
         ...
 
 

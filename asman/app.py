@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from quart import Quart, Response, has_request_context, request, websocket
@@ -19,10 +20,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from asman import memory
-from asman.abc import KnowsListeners
+from asman.abc import JobStore, KeepsTime, KnowsListeners, TellsDurability
 from asman.config import Config
 from asman.errors import AsmanError, BadRequest, MethodNotAllowed, RouteNotFound, clip
-from asman.plugins import load_plugins, open_blob_store, open_deliverer, open_job_store, open_notifier
+from asman.plugins import choose_notifier, load_plugins, open_blob_store, open_deliverer, open_job_store
 from asman.presence import Hub
 from asman.rates import Rates
 from asman.routes.answers import check_host_and_origin, cors_headers, error_answer, preflight_headers
@@ -49,7 +50,7 @@ def create_app(
     """Make an app. ``app.extensions["asman"]`` holds its ``Services`` once it has started.
 
     Shape:  ``plugins`` are asked before installed ones; ``discover`` False leaves the installed ones out.
-            ``clock`` answers seconds since the epoch.
+            ``clock`` answers seconds since the epoch; None for the job store's, else the machine's.
     Errors: ConfigError when no plugin takes a backend's URL.
     """
     config = config or Config()
@@ -59,7 +60,7 @@ def create_app(
     app.config["BODY_TIMEOUT"] = None
     for blueprint in (health, blobs, jobs, stream, queues):
         app.register_blueprint(blueprint)
-    starter = _Starter(app, config, plugins, discover, clock or time.time)
+    starter = _Starter(app, config, plugins, discover, clock)
     app.before_serving(starter.ready)
     app.after_serving(starter.stop)
     app.before_request(starter.ready)
@@ -75,11 +76,20 @@ def _perhaps(topic: str) -> bool:
     return True
 
 
+def _clock_of(store: JobStore) -> Callable[[], float]:
+    """Servers that share a store go by its clock, where it has one."""
+    return store.clock if isinstance(store, KeepsTime) else time.time
+
+
+def _durability_of(store: JobStore) -> str:
+    return store.durability if isinstance(store, TellsDurability) else ""
+
+
 class _Starter:
     """Opens the services of one app, once, whoever asks first."""
 
     def __init__(
-        self, app: Quart, config: Config, plugins: Sequence[object], discover: bool, clock: Callable[[], float]
+        self, app: Quart, config: Config, plugins: Sequence[object], discover: bool, clock: Callable[[], float] | None
     ) -> None:
         self._app, self._config, self._clock = app, config, clock
         manager = load_plugins([memory], discover=discover)
@@ -91,7 +101,7 @@ class _Starter:
         self._manager = manager
         self._jobs = open_job_store(manager, config.job_store_url, config)
         self._blobs = open_blob_store(manager, config.blob_store_url, config)
-        self._notifier = open_notifier(manager, config.notifier_url, config)
+        self._notifier = choose_notifier(manager, config)
         self._stack: AsyncExitStack | None = None
         self._opened: tuple[Services, Hub] | None = None
         self._lock: asyncio.Lock | None = None
@@ -122,7 +132,8 @@ class _Starter:
                 is_heard=notifier.is_heard if isinstance(notifier, KnowsListeners) else _perhaps,
                 deliverer=open_deliverer(self._manager, self._config),
                 plugins=self._manager,
-                clock=self._clock,
+                clock=self._clock or _clock_of(jobs_opened),
+                durability=partial(_durability_of, jobs_opened),
                 random_id=lambda: uuid.uuid4().hex,
                 rates=Rates(),
             )

@@ -99,11 +99,36 @@ SETTINGS: tuple[Setting, ...] = (
         kind="text",
         default="sqlite",
         env="ASMAN_BACKEND",
-        help="Job store and blobs: sqlite, memory, redis+s3, or a job store URL.",
+        help="sqlite, memory, redis or postgres; with +s3, +filesystem or +memory for the blobs; or a job store URL.",
+    ),
+    Setting(
+        name="redis",
+        kind="text",
+        default="redis://localhost:6379/0",
+        env="ASMAN_REDIS",
+        help="Where the backend redis is: redis://, rediss://, redis+sentinel:// or redis+cluster://.",
+    ),
+    Setting(
+        name="postgres",
+        kind="text",
+        default="postgresql://localhost/asman",
+        env="ASMAN_POSTGRES",
+        help="Where the backend postgres is: postgresql://user@host/database.",
+    ),
+    Setting(
+        name="s3",
+        kind="text",
+        default="",
+        env="ASMAN_S3",
+        help="Where the blobs of +s3 are: s3://bucket/prefix?endpoint=https://host.",
     ),
     Setting(name="blobs", kind="text", default="", env="ASMAN_BLOBS", help="Blob store URL, if not the backend's own."),
     Setting(
-        name="notifier", kind="text", default="", env="ASMAN_NOTIFIER", help="Notifier URL, if not the backend's own."
+        name="notifier",
+        kind="text",
+        default="",
+        env="ASMAN_NOTIFIER",
+        help="Notifier URL; else the job store's own where it has one, else within the process.",
     ),
     Setting(
         name="profile",
@@ -204,6 +229,9 @@ class Config:
     port: int = 8000
     data: str = "asman-data"
     backend: str = "sqlite"
+    redis: str = "redis://localhost:6379/0"
+    postgres: str = "postgresql://localhost/asman"
+    s3: str = ""
     blobs: str = ""
     notifier: str = ""
     profile: str = "private"
@@ -229,21 +257,55 @@ class Config:
 
     @property
     def job_store_url(self) -> str:
-        if self.backend == "sqlite":
-            return f"sqlite:///{Path(self.data) / 'asman.db'}"
-        if self.backend == "memory":
-            return "memory:"
-        return self.backend
+        named = {
+            "sqlite": f"sqlite:///{Path(self.data) / 'asman.db'}",
+            "memory": "memory:",
+            "redis": self.redis,
+            "postgres": self.postgres,
+        }
+        return named.get(self._parts[0], self._parts[0])
 
     @property
     def blob_store_url(self) -> str:
         if self.blobs:
             return self.blobs
-        return "memory:" if self.backend == "memory" else f"file:///{Path(self.data) / 'blobs'}"
+        jobs, blobs = self._parts
+        named = {"filesystem": f"file:///{Path(self.data) / 'blobs'}", "memory": "memory:", "s3": self.s3}
+        return named[blobs or ("memory" if jobs in ("memory", "memory:") else "filesystem")]
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        """The backend's two names; a URL is one, whatever it holds. Shape: the second is empty if it was left out."""
+        if ":" in self.backend:
+            return self.backend, ""
+        jobs, _, blobs = self.backend.partition("+")
+        return jobs, blobs
 
     @property
     def notifier_url(self) -> str:
-        return self.notifier or "memory:"
+        """Whom to ask for a notifier: the one that was chosen, else the job store."""
+        return self.notifier or self.job_store_url
+
+
+_JOBS = ("memory", "postgres", "redis", "sqlite")
+_BLOBS = ("filesystem", "memory", "s3")
+
+
+def _check_backend(config: Config) -> None:
+    """Errors: ConfigError for a name that is none, and for blobs in a bucket that is not named."""
+    jobs, blobs = config._parts
+    if jobs not in _JOBS and ":" not in jobs:
+        raise ConfigError(
+            f"backend is {clip(config.backend)}; job stores are: {', '.join(_JOBS)}, or a URL",
+            hint="Write JOBS or JOBS+BLOBS, for example sqlite or redis+s3.",
+        )
+    if blobs and blobs not in _BLOBS:
+        raise ConfigError(f"backend is {clip(config.backend)}; blob stores are: {', '.join(_BLOBS)}")
+    if blobs == "s3" and not (config.s3 or config.blobs):
+        raise ConfigError(
+            f"backend is {config.backend} but no bucket is named",
+            hint="Name it with --s3 s3://bucket (ASMAN_S3).",
+        )
 
 
 def load_config(
@@ -272,6 +334,7 @@ def load_config(
     config = Config(**values)
     if config.profile not in PROFILES:
         raise ConfigError(f"profile is {clip(config.profile)}; known are: {', '.join(sorted(PROFILES))}")
+    _check_backend(config)
     return replace(config, limits=PROFILES[config.profile]), source
 
 

@@ -416,6 +416,10 @@ _PARAMETERS: Mapping[str, _Schema] = {
 
 _HEADERS: Mapping[str, _Schema] = {
     "Accept-Ranges": {"schema": {"const": "bytes"}},
+    "Asman-Durability": {
+        "schema": {"enum": ["disk", "everysec", "memory"]},
+        "description": "What the acknowledged job survives: the power cord, all but its last second, or nothing.",
+    },
     "Content-Disposition": {"schema": _text(), "description": "Attachment, unless the type is safe to show."},
     "Content-Range": {"schema": _text()},
     "Content-Security-Policy": {"schema": _text(), "description": "A sandbox: these are a stranger's bytes."},
@@ -499,7 +503,13 @@ _SUBMIT = Route(
     path="/q/{queue}",
     summary="Submit a job",
     tag="jobs",
-    replies=_ok("On stable storage; or, for a dry run, what would be.", {"anyOf": [_ref("Submitted"), _ref("DryRun")]}),
+    replies={
+        200: Reply(
+            text="On stable storage; or, for a dry run, what would be.",
+            body={"anyOf": [_ref("Submitted"), _ref("DryRun")]},
+            headers=("Asman-Durability",),
+        )
+    },
     errors=(400, 409, 413, 422, 429, 507),
     takes=("dryRun", "prefer"),
     body="EnqueueJob",
@@ -808,7 +818,10 @@ ROUTES: tuple[Route, ...] = (
         path="/readyz",
         summary="Can the server take jobs? Asks its stores",
         tag="server",
-        replies=_ok("Yes; 503 if not.", _object({"ready": _YES, "checks": _map(_text()), "version": _text()})),
+        replies=_ok(
+            "Yes; 503 if not.",
+            _object({"ready": _YES, "checks": _map(_text()), "durability": _text(), "version": _text()}),
+        ),
     ),
     Route(
         name="get_contract",

@@ -104,6 +104,10 @@ class MemoryJobStore(_Opened):
         self._indexes: dict[_Key, _Ordered] = {}
         self._counts: dict[str | None, Counter[tuple[State, str]]] = {None: Counter()}
 
+    @property
+    def durability(self) -> str:
+        return "memory"
+
     async def load(self, queue: str, job_id: str) -> Job | None:
         return self._jobs.get((queue, job_id))
 

@@ -19,11 +19,27 @@ from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier
 from asman.config import Config
 from asman.errors import ConfigError, clip
 
-__all__ = ["INSTALL_HINTS", "load_plugins", "open_blob_store", "open_deliverer", "open_job_store", "open_notifier"]
+__all__ = [
+    "INSTALL_HINTS",
+    "choose_notifier",
+    "load_plugins",
+    "open_blob_store",
+    "open_deliverer",
+    "open_job_store",
+    "open_notifier",
+]
 
 _log = logging.getLogger(__name__)
 
-INSTALL_HINTS = {"redis": 'pip install "asman[redis]"', "s3": 'pip install "asman[s3]"'}
+INSTALL_HINTS = {
+    scheme: f'pip install "asman[{extra}]"'
+    for extra, schemes in {
+        "redis": ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster", "unix"),
+        "postgres": ("postgres", "postgresql"),
+        "s3": ("s3",),
+    }.items()
+    for scheme in schemes
+}
 
 
 def load_plugins(extra: Iterable[ModuleType | object] = (), *, discover: bool = True) -> pluggy.PluginManager:
@@ -70,6 +86,17 @@ def open_blob_store(manager: pluggy.PluginManager, url: str, config: Config) -> 
 def open_notifier(manager: pluggy.PluginManager, url: str, config: Config) -> Notifier:
     """The notifier for a URL, not yet opened. Errors: ConfigError if no plugin takes it."""
     return cast(Notifier, _chosen(manager, "notifier", url, manager.hook.asman_notifier(url=url, config=config)))
+
+
+def choose_notifier(manager: pluggy.PluginManager, config: Config) -> Notifier:
+    """The notifier of the settings: the one that is named, else the job store's own, else one within the process.
+
+    Errors: ConfigError if one is named that no plugin takes.
+    """
+    if config.notifier:
+        return open_notifier(manager, config.notifier, config)
+    found: Notifier | None = manager.hook.asman_notifier(url=config.job_store_url, config=config)
+    return open_notifier(manager, "memory:", config) if found is None else found
 
 
 def open_deliverer(manager: pluggy.PluginManager, config: Config) -> Deliverer | None:

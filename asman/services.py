@@ -16,8 +16,9 @@ __all__ = ["Services"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Shape: ``clock`` answers seconds since the epoch, UTC; ``random_id`` 32 random lowercase hex digits;
-    ``is_heard`` False where a message on a notifier topic would certainly reach nobody.
+    """Shape: ``clock`` answers seconds since the epoch, UTC; ``durability`` what an acknowledged submit survives
+    (``disk``, ``everysec``, ``memory``; empty if the job store does not say); ``random_id`` 32 random
+    lowercase hex digits; ``is_heard`` False where a message on a notifier topic would certainly reach nobody.
     """
 
     config: Config
@@ -28,6 +29,7 @@ class Services:
     deliverer: Deliverer | None
     plugins: pluggy.PluginManager
     clock: Callable[[], float]
+    durability: Callable[[], str]
     random_id: Callable[[], str]
     is_heard: Callable[[str], bool]
     rates: Rates

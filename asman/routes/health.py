@@ -33,7 +33,12 @@ async def readyz() -> Response:
             raise Unavailable(f"the {name} store does not answer: {type(error).__name__}") from error
     if hub().closing:
         raise Unavailable("the server is stopping")
-    return respond(json_answer({"ready": True, "checks": checks, "version": __version__}, cache_control="no-store"))
+    return respond(
+        json_answer(
+            {"ready": True, "checks": checks, "durability": services().durability(), "version": __version__},
+            cache_control="no-store",
+        )
+    )
 
 
 @health.get("/metrics")

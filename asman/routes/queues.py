@@ -11,10 +11,12 @@ from quart import Blueprint, Response
 from asman import operations as ops
 from asman.identity import check_queue_name
 from asman.job import Job, State
+from asman.memory import MemoryNotifier
 from asman.messages import frame, job_record
 from asman.presence import Channel, WorkerSeat
 from asman.routes.answers import Answer, json_answer
 from asman.routes.context import hub, respond, services
+from asman.services import Services
 
 __all__ = ["queue_metrics_text", "queues"]
 
@@ -69,6 +71,11 @@ def _worker_answer(seat: WorkerSeat) -> dict[str, Any]:
     return {**basic, **{k: answer[k] for k in ("time", "id", "cpus", "gpus") if k in answer}, "queue": jobs}
 
 
+def _scheme(services: Services) -> str:
+    """How this server hears of the others: ``memory`` if it is alone."""
+    return "memory" if isinstance(services.notifier, MemoryNotifier) else services.config.notifier_url.split(":", 1)[0]
+
+
 def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers: dict[str, Any]) -> dict[str, Any]:
     clients = len(channel.clients) if channel else 0
     return {
@@ -79,7 +86,7 @@ def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers
         "queueInfo": {
             "address": queue,
             "serverId": services().config.server_id or "asman",
-            "broadcastChannel": services().config.notifier_url.split(":", 1)[0],
+            "broadcastChannel": _scheme(services()),
             "jobCount": len(listed),
             "localWorkerCount": len(answers),
             "otherWorkerCount": 0,

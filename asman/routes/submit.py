@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from asman import operations as ops
@@ -55,9 +56,9 @@ async def answer_submit(
         }
         if receipt.warnings:
             answer["warnings"] = list(receipt.warnings)
-        if wait_s is None:
-            return json_answer(answer)
-        return await _waited(services, hub, receipt.job, wait_s, answer)
+        kept = services.durability()
+        done = json_answer(answer) if wait_s is None else await _waited(services, hub, receipt.job, wait_s, answer)
+        return replace(done, headers={**done.headers, "asman-durability": kept}) if kept else done
     except AsmanError as error:
         return error_answer(error, ref="submit")
 

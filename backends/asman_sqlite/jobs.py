@@ -121,6 +121,10 @@ class SqliteJobStore:
         connection.execute("PRAGMA query_only = ON")
         return connection
 
+    @property
+    def durability(self) -> str:
+        return "disk"
+
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     async def load(self, queue: str, job_id: str) -> Job | None:

@@ -7,6 +7,8 @@ import pytest
 from asman.app import create_app
 from asman.config import Config, load_config
 from asman.errors import BlobNotFound, ConfigError, JobNotFound, NotFinished, NotFound
+from asman.hookspecs import hookimpl
+from asman.memory import MemoryJobStore, MemoryNotifier
 from core import QUEUE, core, definition
 
 
@@ -112,3 +114,37 @@ def test_what_is_not_there_is_one_kind_of_error() -> None:
     for kind in (JobNotFound, BlobNotFound, NotFinished):
         assert issubclass(kind, NotFound)
         assert kind.status == 404
+
+
+class _OtherClock(MemoryJobStore):
+    """A store with its own clock and its own notifier, as one that several servers share has."""
+
+    durability = "everysec"
+
+    def clock(self) -> float:
+        return 12_345.0
+
+
+class _Shared:
+    def __init__(self) -> None:
+        self.notifier = MemoryNotifier()
+
+    @hookimpl
+    def asman_job_store(self, url: str) -> _OtherClock | None:
+        return _OtherClock() if url == "shared:" else None
+
+    @hookimpl
+    def asman_notifier(self, url: str) -> MemoryNotifier | None:
+        return self.notifier if url == "shared:" else None
+
+
+async def test_servers_go_by_their_store_s_clock_and_notifier_and_say_what_it_keeps() -> None:
+    shared = _Shared()
+    app = create_app(load_config({"backend": "shared:", "blobs": "memory:"})[0], [shared], discover=False)
+    answer = await app.test_client().post(f"/q/{QUEUE}", json={"definition": definition()})
+    assert answer.headers["asman-durability"] == "everysec"
+    services = app.extensions["asman"]
+    assert services.clock() == 12_345.0
+    assert services.notifier is shared.notifier
+    ready = await (await app.test_client().get("/readyz")).get_json()
+    assert ready["durability"] == "everysec"

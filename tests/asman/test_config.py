@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def test_without_anything_the_defaults_hold_and_say_so() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
 def test_every_setting_can_come_from_each_source(setting: Any, tmp_path: Path) -> None:
-    text = "public" if setting.name == "profile" else SAMPLES[setting.kind]
-    value = "public" if setting.name == "profile" else READ[setting.kind]
+    chosen = {"profile": "public", "backend": "postgres"}
+    text = chosen.get(setting.name, SAMPLES[setting.kind])
+    value = chosen.get(setting.name, READ[setting.kind])
     file = write(tmp_path, f'{setting.name} = "{text}"\n')
     for given, where in (
         ({"flags": {setting.name: text}}, "flag"),
@@ -147,18 +149,47 @@ def test_the_private_profile_never_allows_less_than_the_public_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "urls"),
     [
-        ({}, ("sqlite:///asman-data/asman.db", "file:///asman-data/blobs", "memory:")),
-        ({"data": "/srv/x"}, ("sqlite:////srv/x/asman.db", "file:////srv/x/blobs", "memory:")),
+        ({}, ("sqlite:///asman-data/asman.db", "file:///asman-data/blobs", "sqlite:///asman-data/asman.db")),
+        ({"data": "/srv/x"}, ("sqlite:////srv/x/asman.db", "file:////srv/x/blobs", "sqlite:////srv/x/asman.db")),
         ({"backend": "memory"}, ("memory:", "memory:", "memory:")),
         (
             {"backend": "redis://h/0", "blobs": "s3://b", "notifier": "redis://h/1"},
             ("redis://h/0", "s3://b", "redis://h/1"),
+        ),
+        (
+            {"backend": "redis+s3", "redis": "redis://h/2", "s3": "s3://b/p?style=path"},
+            ("redis://h/2", "s3://b/p?style=path", "redis://h/2"),
+        ),
+        (
+            {"backend": "postgres", "postgres": "postgresql://h/d"},
+            ("postgresql://h/d", "file:///asman-data/blobs", "postgresql://h/d"),
+        ),
+        (
+            {"backend": "sqlite+s3", "s3": "s3://b"},
+            ("sqlite:///asman-data/asman.db", "s3://b", "sqlite:///asman-data/asman.db"),
+        ),
+        (
+            {"backend": "redis+cluster://a:1,b:2"},
+            ("redis+cluster://a:1,b:2", "file:///asman-data/blobs", "redis+cluster://a:1,b:2"),
         ),
     ],
 )
 def test_backends_are_addresses(settings: dict[str, str], urls: tuple[str, str, str]) -> None:
     config, _ = load_config(settings)
     assert (config.job_store_url, config.blob_store_url, config.notifier_url) == urls
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"backend": "oracle"}, 'backend is "oracle"; job stores are: memory, postgres, redis, sqlite'),
+        ({"backend": "redis+tape"}, "blob stores are: filesystem, memory, s3"),
+        ({"backend": "redis+s3"}, "no bucket is named"),
+    ],
+)
+def test_a_backend_that_is_none_is_refused(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(settings)
 
 
 @pytest.mark.parametrize(
