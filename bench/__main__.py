@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import measure
 from bench.hardening import hardening
+from bench.redis_store import redis_store
 from bench.table import Row, as_markdown
 
 PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
@@ -23,6 +24,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "start": measure.start,
     "containers": measure.containers,
     "hardening": hardening,
+    "redis": redis_store,
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis.asyncio as aioredis
+from hiredis import pack_command
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -169,7 +170,8 @@ class _One:
                     self._connection = await self._client.connection_pool.get_connection()
                 connection = self._connection
                 sent = [*commands, ("WAIT", self._replicas, _REPLICAS_MS)] if self._replicas else commands
-                await connection.send_packed_command(connection.pack_commands(sent), check_health=False)
+                packed = b"".join(map(pack_command, sent))  # in C: the library's own way costs half of a batch
+                await connection.send_packed_command(packed, check_health=False)
                 replies = [await self._reply(connection) for _ in sent]
                 if self._replicas and not _has_enough(replies.pop(), self._replicas):
                     raise TimeoutError("the replicas did not confirm the change")
