@@ -26,9 +26,11 @@ __all__ = [
     "LogSlice",
     "LogStore",
     "Notifier",
+    "SupportsLeading",
     "SupportsScan",
     "SupportsSignedUrls",
     "TellsDurability",
+    "TellsGaps",
 ]
 
 LogHalf = str
@@ -169,6 +171,18 @@ class KeepsTime(Protocol):
 
 
 @runtime_checkable
+class SupportsLeading(Protocol):
+    """A job store in which one server of many can take a role, so that maintenance is done once."""
+
+    async def lead(self, role: str, holder: str, for_s: float) -> float | None:
+        """Take the role, or keep it. None if another holds it, who kept it within the last ``for_s`` seconds.
+
+        Units: else how many seconds ago it was last kept, by anybody; very many if never.
+        """
+        ...
+
+
+@runtime_checkable
 class TellsDurability(Protocol):
     """A job store that knows what an acknowledged record survives. Shown by ``/readyz`` and with each submit."""
 
@@ -268,6 +282,15 @@ class KnowsListeners(Protocol):
 
     def is_heard(self, topic: str) -> bool:
         """False only if certainly nobody is subscribed to the topic, here or on another server."""
+        ...
+
+
+@runtime_checkable
+class TellsGaps(Protocol):
+    """A notifier that knows when messages of others may have been missed: its connection broke, for example."""
+
+    def on_gap(self, again: Callable[[], None]) -> None:
+        """Call ``again`` each time, as soon as messages come in again. It must not block."""
         ...
 
 

@@ -138,7 +138,8 @@ class _Starter:
                 rates=Rates(),
             )
             self._stack = stack.pop_all()
-        hub = Hub(services.notifier)
+        server = self._config.server_id or f"asman-{services.random_id()[:8]}"
+        hub = Hub(services.notifier, server=server, clock=services.clock)
         self._app.extensions["asman"] = services
         self._app.extensions["asman_hub"] = hub
         return services, hub

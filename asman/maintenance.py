@@ -18,8 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
-from asman.abc import Delivery
-from asman.errors import AsmanError, Conflict, Unprocessable
+from asman.abc import Delivery, SupportsLeading
+from asman.errors import AsmanError, Conflict, Unavailable, Unprocessable
 from asman.job import Callback, Job, Reason, State
 from asman.messages import encode
 from asman.operations import replace_now, rescue, step
@@ -51,6 +51,7 @@ class Sweeper:
 
     services: Services
     not_before: float = 0.0
+    holder: str = ""
     last_at: float | None = None
     _blobs_at: float = 0.0
     _delivering: dict[str, asyncio.Future[None]] = field(default_factory=dict)
@@ -70,6 +71,9 @@ class Sweeper:
     async def sweep(self) -> int:
         """Do everything that is due, in batches, and answer how many steps that took."""
         now, steps = self.services.clock(), 0
+        if not await self._leads():
+            self.last_at = None
+            return 0
         self.notice_pause(now)
         limit = _BATCH
         while True:
@@ -82,6 +86,19 @@ class Sweeper:
                 limit *= 4
         await self._prune_blobs(now)
         return steps
+
+    async def _leads(self) -> bool:
+        """Of many servers one does maintenance, so that nothing is delivered twice. It is whoever asks when the last
+        one has been silent for a while; if that was long, nobody could renew a lease either, and all get a new term.
+        """
+        jobs, sweep_s = self.services.jobs, self.services.config.sweep_s
+        if not isinstance(jobs, SupportsLeading):
+            return True
+        self.holder = self.holder or self.services.random_id()
+        silent_s = await jobs.lead("maintenance", self.holder, 2 * sweep_s + 1.0)
+        if silent_s is not None and silent_s > sweep_s + _PAUSE_NOTICED_S:
+            self.grant_new_terms()
+        return silent_s is not None
 
     async def _look_after(self, job: Job, now: float) -> bool:
         """The one step that is due for this record; False if none can be taken now."""
@@ -227,10 +244,13 @@ async def sweep(services: Services) -> int:
 async def run(services: Services, stop: asyncio.Event) -> None:
     """Sweep every ``sweep_s`` until ``stop`` is set. What fails is logged and tried again with the next sweep."""
     sweeper = Sweeper(services=services)
-    sweeper.grant_new_terms()
+    if not isinstance(services.jobs, SupportsLeading):
+        sweeper.grant_new_terms()
     while not stop.is_set():
         try:
             await sweeper.sweep()
+        except Unavailable as error:
+            _log.warning("a sweep is put off", extra={"reason": error.message})
         except Exception:
             _log.exception("a sweep failed; it is repeated")
         try:

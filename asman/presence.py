@@ -14,12 +14,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from asman.abc import Notifier
+from asman.abc import Notifier, TellsGaps
 from asman.job import Requirements
 from asman.matching import Capacity, fits
-from asman.messages import decode_event, frame
+from asman.memory import MemoryNotifier
+from asman.messages import decode_event, encode_event, frame
+from asman.neighbours import Connected, Neighbours, announcement
 
 __all__ = ["Channel", "Hub", "Outbox", "Watch", "WorkerSeat"]
 
@@ -29,6 +32,7 @@ _BACKLOG_FRAMES = 2_000
 _BACKLOG_BYTES = 4 << 20
 _LASTING = -1
 """In the place of a version: the frame is never dropped."""
+_LOOK_EVERY_S = 10.0
 _DEPARTURE_S = 3.0
 """How long a worker that closed stays on the list: older workers reconnect all the time."""
 
@@ -113,7 +117,24 @@ class WorkerSeat:
     log_next: dict[str, int] = field(default_factory=dict)
     revoked: set[tuple[str, int]] = field(default_factory=set)
     work: asyncio.Event = field(default_factory=asyncio.Event)
+    seated_at: float = 0.0
+    is_doubtful: bool = False
+    """Messages were missed: what it holds must be looked at again."""
     status: asyncio.Future[Mapping[str, Any]] | None = None
+
+    @property
+    def connected(self) -> Connected:
+        """What others need to know of it. A mirroring worker does not say what it has free."""
+        says = self.protocol >= 2
+        return Connected(
+            worker=self.worker,
+            registration=self.registration,
+            total=self.total,
+            free=self.free if says else self.total,
+            takes=self.takes if says else max(int(self.total.cores) - len(self.held), 0),
+            held=self.held,
+            seated_at=self.seated_at,
+        )
 
     def drop(self, job_id: str) -> None:
         """The job is no longer this worker's."""
@@ -143,10 +164,25 @@ class Watch:
 
 
 class Channel:
-    """The listeners of one queue in this process."""
+    """The listeners of one queue in this process.
 
-    def __init__(self, queue: str) -> None:
+    Shape:  ``server`` names this server to the others; ``tell`` hands an event to them, None if there are none;
+            ``clock`` answers seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        *,
+        server: str = "",
+        tell: Callable[[bytes], None] | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.queue = queue
+        self.neighbours = Neighbours()
+        self._server, self._tell, self._clock = server, tell, clock
+        self._looked_at = self._told_at = float("-inf")
+        self._counted: tuple[int, Mapping[Any, int]] | None = None
         self.users = 0
         self.clients: dict[Outbox, bool] = {}
         """Client sockets; True: wants the periodic whole list."""
@@ -168,6 +204,9 @@ class Channel:
     def deliver(self, data: bytes) -> None:
         """Hand one event on: the frame as it is, to whom it concerns."""
         header, encoded = decode_event(data)
+        if header["kind"] == "presence":
+            self._hear(header)
+            return
         message = encoded.decode()
         if header["kind"] == "logs":
             self._to_clients(message)
@@ -220,6 +259,66 @@ class Channel:
                 seat.work.set()
                 return
 
+    # -- other servers -----------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> dict[str, Connected]:
+        """The workers of this server and of the others; here wins."""
+        return self.neighbours.workers | {name: seat.connected for name, seat in self.workers.items()}
+
+    def _hear(self, header: dict[str, Any]) -> None:
+        if header["server"] == self._server:
+            return
+        if header["asks"]:
+            self.tell_presence()
+        is_new = self.neighbours.hear(header, asyncio.get_running_loop().time())
+        for name, worker in self.neighbours.workers.items():
+            seat = self.workers.get(name)
+            if seat is not None and seat.seated_at < worker.seated_at:
+                del self.workers[name]  # it has moved there: its jobs are its own still
+                self._forget_waiting(seat)
+                seat.close()
+        if is_new:
+            self._show_workers()
+
+    def tell_presence(self, *, asks: bool = False, leaves: bool = False) -> None:
+        """Tell the other servers who is connected here."""
+        if self._tell is None:
+            return
+        self._told_at = asyncio.get_running_loop().time()
+        seats = [] if leaves else [seat.connected for seat in self.workers.values()]
+        clients = 0 if leaves else len(self.clients)
+        self._tell(encode_event(announcement(self._server, seats, clients, asks=asks)))
+
+    async def look_around(self, count: Callable[[], Awaitable[Mapping[Any, int]]]) -> None:
+        """Called by every socket every few seconds; the first of each round tells the others that we are still here,
+        and finds out whether the queue has changed without a word: then all are shown it as it is."""
+        now = asyncio.get_running_loop().time()
+        if self._tell is None or now - self._looked_at < _LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        if self.neighbours.forget_silent(now):
+            self._show_workers()
+        if now - self._told_at >= _LOOK_EVERY_S:
+            self.tell_presence()
+        version = self.version
+        counted = await count()
+        if self._counted is not None and self._counted[0] == version and self._counted[1] != counted:
+            self.catch_up()
+        self._counted = (self.version, counted)
+
+    def catch_up(self) -> None:
+        """Messages were missed: everybody gets the queue as it is, and looks at the store again."""
+        self.version += 1
+        for outbox in [*self.clients, *self.mirrors]:
+            outbox.overflowed = True
+            outbox.wake()
+        for seat in self.workers.values():
+            seat.is_doubtful = True
+            seat.work.set()
+        for watch in [watch for watching in self.watches.values() for watch in watching]:
+            watch.set()
+
     # -- workers -----------------------------------------------------------------------------------------------------
 
     def seat(self, seat: WorkerSeat) -> None:
@@ -227,6 +326,8 @@ class Channel:
         old = self.workers.get(seat.worker)
         self.departed.pop(seat.worker, None)
         self.workers[seat.worker] = seat
+        if old is not seat:
+            seat.seated_at = self._clock()
         if old is not None and old is not seat:
             seat.held = {**old.held, **seat.held}
             seat.log_next = {**old.log_next, **seat.log_next}
@@ -235,7 +336,7 @@ class Channel:
 
     def shown(self, worker: str) -> Mapping[str, Any] | None:
         """What watchers see of a worker, without the time that changes with every registration."""
-        seat = self.workers.get(worker)
+        seat = self.connected.get(worker)
         registration = seat.registration if seat is not None else self.departed.get(worker)
         return None if registration is None else {k: v for k, v in registration.items() if k != "time"}
 
@@ -259,11 +360,17 @@ class Channel:
             self.waiting.remove(seat)
 
     def workers_frame(self) -> str:
-        listed = [dict(seat.registration) for seat in self.workers.values()]
-        listed += [dict(registration) for registration in self.departed.values()]
+        connected = self.connected
+        listed = [dict(worker.registration) for worker in connected.values()]
+        listed += [dict(registration) for name, registration in self.departed.items() if name not in connected]
         return frame("Workers", {"workers": listed}).decode()
 
     def announce_workers(self) -> None:
+        """Show the workers to everybody here, and tell the other servers."""
+        self.tell_presence()
+        self._show_workers()
+
+    def _show_workers(self) -> None:
         message = self.workers_frame()
         self._to_clients(message)
         self._to_mirrors(message)
@@ -282,8 +389,12 @@ class Channel:
 class Hub:
     """The channels of one app. ``closing`` is set when the server stops in good order."""
 
-    def __init__(self, notifier: Notifier) -> None:
-        self._notifier = notifier
+    def __init__(self, notifier: Notifier, *, server: str = "", clock: Callable[[], float] = lambda: 0.0) -> None:
+        self._notifier, self._clock, self.server = notifier, clock, server
+        self._is_alone = isinstance(notifier, MemoryNotifier)
+        self._telling: set[asyncio.Future[None]] = set()
+        if isinstance(notifier, TellsGaps):
+            notifier.on_gap(self.catch_up)
         self._channels: dict[str, Channel] = {}
         self._opening = asyncio.Lock()
         self.sockets = 0
@@ -303,9 +414,11 @@ class Hub:
         async with self._opening:
             channel = self._channels.get(queue)
             if channel is None:
-                channel = Channel(queue)
+                tell = None if self._is_alone else partial(self._publish, topic)
+                channel = Channel(queue, server=self.server, tell=tell, clock=self._clock)
                 await self._notifier.subscribe(topic, channel.deliver)
                 self._channels[queue] = channel
+                channel.tell_presence(asks=True)
             channel.users += 1
         try:
             yield channel
@@ -314,10 +427,23 @@ class Hub:
             if channel.users == 0:
                 await self._close(channel, topic)
 
+    def _publish(self, topic: str, data: bytes) -> None:
+        telling = asyncio.ensure_future(self._notifier.publish(topic, data))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
+    def catch_up(self) -> None:
+        """Messages of other servers were missed."""
+        for channel in self._channels.values():
+            channel.neighbours.servers.clear()
+            channel.tell_presence(asks=True)
+            channel.catch_up()
+
     async def _close(self, channel: Channel, topic: str) -> None:
         async with self._opening:
             if channel.users == 0 and self._channels.get(channel.queue) is channel:
                 del self._channels[channel.queue]
+                channel.tell_presence(leaves=True)
                 await self._notifier.unsubscribe(topic, channel.deliver)
 
     @asynccontextmanager
@@ -338,6 +464,7 @@ class Hub:
         """The server stops: wake every socket and stream so that it can say goodbye."""
         self.closing = True
         for channel in self._channels.values():
+            channel.tell_presence(leaves=True)
             for outbox in [*channel.clients, *channel.mirrors]:
                 outbox.wake()
             for seat in channel.workers.values():

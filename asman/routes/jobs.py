@@ -265,16 +265,8 @@ async def history(queue: str, job_id: str) -> Response:
 @jobs.get("/q/<queue>/j/<job_id>/why")
 async def why(queue: str, job_id: str) -> Response:
     channel = hub().present(queue)
-    seats = list(channel.workers.values()) if channel else []
-    candidates = [
-        ops.Candidate(
-            worker=seat.worker,
-            total=seat.total,
-            free=seat.free if seat.protocol >= 2 else seat.total,
-            takes=seat.takes if seat.protocol >= 2 else max(int(seat.total.cores) - len(seat.held), 0),
-        )
-        for seat in seats
-    ]
+    workers = channel.connected.values() if channel else ()
+    candidates = [ops.Candidate(worker=w.worker, total=w.total, free=w.free, takes=w.takes) for w in workers]
     return respond(json_answer({"data": await ops.why(services(), queue, job_id, candidates)}))
 
 

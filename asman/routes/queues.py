@@ -57,8 +57,7 @@ async def _ask_workers(channel: Channel) -> dict[str, Any]:
 
 def _worker_answer(seat: WorkerSeat) -> dict[str, Any]:
     """The worker's own words without the definitions in them, which may hold what is not for everybody."""
-    registration = seat.registration
-    basic = {k: registration[k] for k in ("time", "id", "cpus", "gpus", "maxJobDuration") if k in registration}
+    basic = _basic(seat.registration)
     if seat.status is None or not seat.status.done():
         return {**basic, "queue": {}, "answered": False}
     answer: Mapping[str, Any] = seat.status.result()
@@ -71,6 +70,32 @@ def _worker_answer(seat: WorkerSeat) -> dict[str, Any]:
     return {**basic, **{k: answer[k] for k in ("time", "id", "cpus", "gpus") if k in answer}, "queue": jobs}
 
 
+def _other_servers(channel: Channel | None) -> dict[str, Any]:
+    """What the other servers said of themselves last; nobody is asked for it."""
+    servers = channel.neighbours.servers.values() if channel else ()
+    return {
+        server.server: {
+            "id": server.server,
+            "clientCount": server.clients,
+            "workers": {
+                name: {
+                    **_basic(worker.registration),
+                    "queue": {job_id: {"jobId": job_id, "finished": False} for job_id in worker.held},
+                }
+                for name, worker in server.workers.items()
+            },
+            "jobs": {
+                job_id: {"state": State.RUNNING.value} for worker in server.workers.values() for job_id in worker.held
+            },
+        }
+        for server in servers
+    }
+
+
+def _basic(registration: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: registration[k] for k in ("time", "id", "cpus", "gpus", "maxJobDuration") if k in registration}
+
+
 def _scheme(services: Services) -> str:
     """How this server hears of the others: ``memory`` if it is alone."""
     return "memory" if isinstance(services.notifier, MemoryNotifier) else services.config.notifier_url.split(":", 1)[0]
@@ -80,16 +105,16 @@ def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers
     clients = len(channel.clients) if channel else 0
     return {
         "jobs": {job.job_id: job_record(job) for job in listed},
-        "otherServers": {},
+        "otherServers": _other_servers(channel),
         "localWorkers": answers,
         "clientCount": clients,
         "queueInfo": {
             "address": queue,
-            "serverId": services().config.server_id or "asman",
+            "serverId": hub().server,
             "broadcastChannel": _scheme(services()),
             "jobCount": len(listed),
             "localWorkerCount": len(answers),
-            "otherWorkerCount": 0,
+            "otherWorkerCount": len(channel.neighbours.workers) if channel else 0,
             "clientCount": clients,
             "jobStates": [
                 {

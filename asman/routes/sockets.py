@@ -108,6 +108,7 @@ class _Peer:
                 await self._send_list()
             if clock() >= next_list:
                 next_list = clock() + every_s
+                await self.channel.look_around(lambda: self.services.jobs.counts(self.queue))
                 await self.tick()
                 if self.wants_list and (send_list_when_unchanged() or self.listed_version != self.channel.version):
                     await self._send_list()
@@ -505,6 +506,9 @@ class _Worker(_Peer):
         await self.registered.wait()
         while True:
             seat = self._registered()
+            if seat.is_doubtful:
+                seat.is_doubtful = False
+                await self._look_at_held(seat)
             if seat.takes > 0 and not self.hub.closing and await self._claim_for(seat):
                 continue
             try:
@@ -513,6 +517,14 @@ class _Worker(_Peer):
             except TimeoutError:
                 pass
             seat.work.clear()
+
+    async def _look_at_held(self, seat: WorkerSeat) -> None:
+        """A word that a job is no longer this worker's may have been missed: say so now, not at the next renewal."""
+        _, lost = await ops.renew(self.services, self.queue, seat.worker, dict(seat.held))
+        for job_id in lost:
+            seat.drop(job_id)
+        if lost:
+            self.tell("Renewed", {"lost": lost})
 
     async def _claim_for(self, seat: WorkerSeat) -> bool:
         """One claim; the worker stands in the waiting line from before the look, so no job slips between."""

@@ -94,9 +94,9 @@ async def _dry_run(services: Services, hub: Hub, queue: str, submission: ops.Sub
             raise
         known = None
     channel = hub.present(queue)
-    workers = list(channel.workers.values()) if channel else []
+    workers = list(channel.connected.values()) if channel else []
     need = submission.definition.requirements
-    fitting = [seat.worker for seat in workers if fits(need, seat.total)]
+    fitting = [worker.worker for worker in workers if fits(need, worker.total)]
     answer = {
         "success": True,
         "dryRun": True,
