@@ -92,6 +92,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="host", kind="text", default="127.0.0.1", env="ASMAN_HOST", help="Address to listen on."),
     Setting(name="port", kind="whole", default=8000, env="ASMAN_PORT", help="TCP port to listen on."),
     Setting(
+        name="workers",
+        kind="whole",
+        default=1,
+        env="ASMAN_WORKERS",
+        help="Server processes that share the port; more than one needs a backend that servers share.",
+    ),
+    Setting(
         name="data", kind="text", default="asman-data", env="ASMAN_DATA", help="Directory for databases and blobs."
     ),
     Setting(
@@ -227,6 +234,7 @@ class Config:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    workers: int = 1
     data: str = "asman-data"
     backend: str = "sqlite"
     redis: str = "redis://localhost:6379/0"
@@ -294,6 +302,8 @@ _BLOBS = ("filesystem", "memory", "s3")
 def _check_backend(config: Config) -> None:
     """Errors: ConfigError for a name that is none, and for blobs in a bucket that is not named."""
     jobs, blobs = config._parts
+    if not config.workers:
+        raise ConfigError("workers is 0; at least one process must serve")
     if jobs not in _JOBS and ":" not in jobs:
         raise ConfigError(
             f"backend is {clip(config.backend)}; job stores are: {', '.join(_JOBS)}, or a URL",

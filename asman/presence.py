@@ -120,6 +120,7 @@ class WorkerSeat:
     seated_at: float = 0.0
     is_doubtful: bool = False
     """Messages were missed: what it holds must be looked at again."""
+    woken_for: str = ""
     status: asyncio.Future[Mapping[str, Any]] | None = None
 
     @property
@@ -256,6 +257,7 @@ class Channel:
         for seat in list(self.waiting):
             if seat.takes > 0 and fits(need, seat.free):
                 self.waiting.remove(seat)
+                seat.woken_for = shape
                 seat.work.set()
                 return
 

@@ -54,13 +54,17 @@ def run_server(
     plugins: Sequence[object] = (),
     announce: Callable[[str], None],
     beside: Beside | None = None,
+    listener: socket.socket | None = None,
+    life: int | None = None,
 ) -> None:
-    """Serve until a signal says stop. ``announce`` is called with the URL once requests are answered.
+    """Serve until a signal says stop, or until ``life`` ends, a pipe to whoever started this process.
+
+    ``listener`` is a socket that listens already. ``announce`` is called with the URL once requests are answered.
 
     Errors: ConfigError for settings that cannot work, an address in use or a missing server.
     """
     with asyncio.Runner(loop_factory=_loop_factory(server)) as runner:
-        runner.run(_until_signalled(config, server, plugins, announce, beside))
+        runner.run(_until_signalled(config, server, plugins, announce, beside, listener, life))
 
 
 async def _until_signalled(
@@ -69,6 +73,8 @@ async def _until_signalled(
     plugins: Sequence[object],
     announce: Callable[[str], None],
     beside: Beside | None,
+    listener: socket.socket | None,
+    life: int | None,
 ) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -81,14 +87,20 @@ async def _until_signalled(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     loop.set_exception_handler(_without_cancelled)
+    if life is not None:
+        loop.add_reader(life, stop.set)
     try:
-        await serve(config, server=server, plugins=plugins, stop=stop, announce=announce, beside=beside)
+        await serve(
+            config, server=server, plugins=plugins, stop=stop, announce=announce, beside=beside, listener=listener
+        )
     except* AsmanError as group:
         raise _first(group) from None
     except* asyncio.CancelledError:
         if not stop.is_set():
             raise
     finally:
+        if life is not None:
+            loop.remove_reader(life)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
@@ -114,12 +126,13 @@ async def serve(
     plugins: Sequence[object] = (),
     announce: Callable[[str], None] = lambda url: None,
     beside: Beside | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until ``stop`` is set, then end in good order.
 
     Errors: ConfigError as ``run_server``; an exception group if a part fails while it runs.
     """
-    listener = bind(config.host, config.port)
+    listener = listener or bind(config.host, config.port)
     try:
         config = replace(config, port=listener.getsockname()[1])
         app = await _opened_app(config, plugins)

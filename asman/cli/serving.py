@@ -18,6 +18,7 @@ import click
 from asman.cli.engine import NO_ENGINE, find_engine
 from asman.cli.terminal import say
 from asman.config import PROFILES, SETTINGS, Config, Setting, load_config
+from asman.errors import ConfigError
 
 __all__ = ["config_from", "option_name", "serve", "setting_options", "up"]
 
@@ -84,16 +85,33 @@ _http_server = click.option(
 @setting_options
 @_http_server
 def serve(http_server: str, **given: Any) -> None:
-    """Serve queues over HTTP. Stops in good order on SIGTERM and Ctrl-C."""
+    """Serve queues over HTTP. Stops in good order on SIGTERM and Ctrl-C.
+
+    With --workers, SIGHUP replaces the processes one by one.
+    """
+    from asman.prefork import inherited, run_many
     from asman.serve import run_server
 
     config, _ = config_from(given)
-    run_server(config, server=http_server, announce=lambda url: say(_ready_line(config, url)))
+    parent = inherited(os.environ)
+    if parent is not None:
+        run_server(
+            config,
+            server=http_server,
+            announce=lambda _: parent.say_ready(),
+            listener=parent.listener,
+            life=parent.life,
+        )
+    elif config.workers > 1:
+        run_many(config, server=http_server, announce=lambda url: say(_ready_line(config, url)))
+    else:
+        run_server(config, server=http_server, announce=lambda url: say(_ready_line(config, url)))
 
 
 def _ready_line(config: Config, url: str) -> str:
+    many = f", {config.workers} processes" if config.workers > 1 else ""
     where = f", data {config.data}" if config.backend != "memory" else ""
-    return f"asman serves {url} (backend {_without_secret(config.backend)}{where}, profile {config.profile})"
+    return f"asman serves {url} (backend {_without_secret(config.backend)}{where}, profile {config.profile}{many})"
 
 
 def _without_secret(url: str) -> str:
@@ -115,6 +133,8 @@ def up(queue: str, http_server: str, worker_options: tuple[str, ...], **given: A
     from asman.serve import run_server
 
     config, _ = config_from(given)
+    if config.workers > 1:
+        raise ConfigError("asman up serves with one process", hint="Use asman serve --workers, and asman worker.")
 
     def announce(url: str) -> None:
         say(_ready_line(config, url))

@@ -535,12 +535,15 @@ class _Worker(_Peer):
             return False
         reserved = self.channel.reserved
         seat.revoked.clear()
+        seat.woken_for = ""
         taken = await ops.claim(self.services, self.queue, seat.worker, seat.free, seat.takes, reserved)
         for job, definition in taken:
             if (job.job_id, job.attempt) not in seat.revoked:
                 self._give(seat, job, definition)
         if taken and seat in waiting:
             waiting.remove(seat)
+        if seat.woken_for and seat.takes <= 0:
+            self.channel.wake_for(seat.woken_for)  # it came while this claim filled the worker: somebody else's
         return bool(taken) and seat.takes > 0
 
     def _give(self, seat: WorkerSeat, job: Job, definition: Any) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,8 @@ from asman.errors import Unprocessable
 from asman.hookspecs import hookimpl
 from asman.job import Job, State
 from asman.maintenance import Sweeper, backoff_s, run
+from asman.memory import MemoryJobStore
+from asman.testing import make_job
 from core import QUEUE, Core, core, definition
 
 
@@ -280,3 +284,52 @@ async def test_leases_in_a_new_term_do_not_keep_others_records_from_being_looked
         sweeper.last_at = c.clock()
         await sweeper.sweep()
         assert await c.services.jobs.list(QUEUE, states=(State.RUNNING,)) == []
+
+
+class _Led(MemoryJobStore):
+    """A store in which one server of many can lead. Shape: ``kept`` maps roles to (holder, when)."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.kept: dict[str, tuple[str, float]] = {}
+        self._clock = clock
+
+    async def lead(self, role: str, holder: str, for_s: float) -> float | None:
+        now = self._clock()
+        present, at = self.kept.get(role, (holder, 0.0))
+        if present != holder and now - at < for_s:
+            return None
+        self.kept[role] = (holder, now)
+        return now - at
+
+
+async def test_of_many_servers_one_does_maintenance_and_another_takes_over() -> None:
+    async with core() as c:
+        services = replace(c.services, jobs=_Led(c.clock))
+        job = make_job(QUEUE, queued_at=c.clock(), expires_at=c.clock() + 1)
+        await services.jobs.save(job, expected=0)
+        one, two = Sweeper(services=services), Sweeper(services=services)
+        assert await one.sweep() == 0
+        c.clock.now += 2
+        assert await two.sweep() == 0, "the other one leads"
+        assert await one.sweep() == 1
+        await services.jobs.save(make_job(QUEUE, expires_at=c.clock()), expected=0)
+        c.clock.now += 5.5
+        assert await two.sweep() == 1, "the other one has been silent"
+        assert await one.sweep() == 0
+
+
+async def test_when_nobody_led_for_long_every_lease_gets_a_new_term() -> None:
+    async with core() as c:
+        services = replace(c.services, jobs=_Led(c.clock))
+        one, two = Sweeper(services=services), Sweeper(services=services)
+        await one.sweep()
+        assert one.not_before > c.clock(), "the first of all"
+        c.clock.now += 2
+        await one.sweep()
+        c.clock.now += 5.5
+        await two.sweep()
+        assert two.not_before == 0.0
+        c.clock.now += 60
+        await one.sweep()
+        assert one.not_before == c.clock() + services.config.lease_s

@@ -211,3 +211,139 @@ async def test_a_channel_whose_subscription_failed_is_not_kept_deaf() -> None:
         await notifier.publish("t", _job_event())
         assert await watch.wait(1)
     assert hub.channels == ()
+
+
+async def test_a_wake_up_that_came_during_a_claim_goes_to_another_worker_when_the_claim_filled_this_one() -> None:
+    channel, one, two = Channel("q"), _seat("one"), _seat("two")
+    channel.waiting.extend([one, two])
+    channel.wake_for(SHAPE)
+    assert (one.woken_for, two.woken_for) == (SHAPE, "")
+    assert one.work.is_set()
+
+
+# --- several servers -------------------------------------------------------------------------------------------------
+
+
+class _Shared(MemoryNotifier):
+    """A notifier that several servers use; ``again`` is what they want to be called for after a gap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again: list[Callable[[], None]] = []
+
+    def on_gap(self, again: Callable[[], None]) -> None:
+        self.again.append(again)
+
+
+class _Servers:
+    def __init__(self) -> None:
+        self.notifier, self.now = _Shared(), 100.0
+        self.one, self.two = (Hub(self.notifier, server=name, clock=lambda: self.now) for name in ("one", "two"))
+        for hub in (self.one, self.two):
+            hub._is_alone = False
+
+    async def settle(self) -> None:
+        while self.one._telling or self.two._telling:
+            await asyncio.gather(*self.one._telling, *self.two._telling)
+            await asyncio.sleep(0)
+
+
+async def test_a_server_that_comes_later_is_told_who_is_there() -> None:
+    servers = _Servers()
+    async with servers.one.join("q", "t") as first:
+        first.seat(_seat("w1"))
+        async with servers.two.join("q", "t") as second:
+            await servers.settle()
+            assert list(second.connected) == ["w1"]
+            assert "w1" in second.workers_frame()
+            assert second.connected["w1"].total == Capacity(cores=2)
+        await servers.settle()
+        assert first.neighbours.servers == {}
+
+
+async def test_watchers_here_are_shown_the_workers_there_as_they_come_and_go() -> None:
+    servers, watcher = _Servers(), Outbox()
+    async with servers.one.join("q", "t") as first, servers.two.join("q", "t") as second:
+        second.clients[watcher] = True
+        first.seat(_seat("w1"))
+        first.announce_workers()
+        await servers.settle()
+        assert ['"w1"' in shown for shown in await watcher.take(1)] == [True]
+        first.announce_workers()
+        await servers.settle()
+        assert await watcher.take(0.01) == [], "nothing new"
+        servers.one.close_all()
+        await servers.settle()
+        assert ['"w1"' in shown for shown in await watcher.take(1)] == [False]
+
+
+async def test_a_worker_that_moves_to_another_server_is_given_up_here_without_losing_its_jobs() -> None:
+    servers, closed = _Servers(), asyncio.Event()
+    async with servers.one.join("q", "t") as first, servers.two.join("q", "t") as second:
+        old = _seat("w1")
+        old.close = closed.set
+        first.seat(old)
+        first.waiting.append(old)
+        servers.now += 5
+        second.seat(_seat("w1"))
+        second.announce_workers()
+        await servers.settle()
+        assert closed.is_set()
+        assert not first.unseat(old), "it is not treated as a worker that left"
+        assert not first.waiting
+        assert first.connected["w1"].seated_at == 105.0
+
+
+async def test_after_a_gap_everybody_gets_the_queue_as_it_is_and_looks_again() -> None:
+    servers, watcher, mirror = _Servers(), Outbox(), Outbox()
+    async with servers.one.join("q", "t") as channel, servers.one.watch("q", "t", "j") as watch:
+        seat = _seat("w1")
+        channel.clients[watcher] = True
+        channel.mirrors.add(mirror)
+        channel.seat(seat)
+        before = channel.version
+        servers.notifier.again[0]()
+        assert channel.version > before
+        assert watcher.overflowed
+        assert mirror.overflowed
+        assert seat.is_doubtful
+        assert seat.work.is_set()
+        assert await watch.wait(1)
+        await servers.settle()
+
+
+async def test_a_change_that_nobody_told_is_found_by_the_counters() -> None:
+    servers, watcher = _Servers(), Outbox()
+    counts = {"queued": 1}
+
+    async def count() -> dict[str, int]:
+        return dict(counts)
+
+    async def look(channel: Channel) -> bool:
+        channel._looked_at = float("-inf")
+        await channel.look_around(count)
+        found, watcher.overflowed = watcher.overflowed, False
+        return found
+
+    async with servers.one.join("q", "t") as channel:
+        channel.clients[watcher] = True
+        assert not await look(channel)
+        assert not await look(channel)
+        counts["queued"] = 2
+        assert await look(channel)
+        assert not await look(channel)
+        counts["queued"] = 3
+        channel.deliver(_job_event())
+        assert not await look(channel), "an event came: nothing was missed"
+        assert not await look(channel)
+
+
+async def test_a_server_alone_tells_nobody_and_does_not_count() -> None:
+    async def count() -> dict[str, int]:
+        raise AssertionError("nobody else changes the queue")
+
+    hub = Hub(MemoryNotifier(), server="one")
+    async with hub.join("q", "t") as channel:
+        channel.announce_workers()
+        await channel.look_around(count)
+        assert not hub._telling

@@ -719,3 +719,14 @@ async def test_a_request_for_a_host_that_is_none_opens_no_socket(served: InProce
     async with served.connect(f"/q/{Q}/client", headers={"Host": "]"}) as peer:
         assert await peer.closed() == 1008
         assert not peer.connection.accepted
+
+
+async def test_two_jobs_submitted_at_once_wake_two_idle_workers() -> None:
+    async with in_process() as served:
+        for number in range(5):
+            queue = f"queue-of-two-workers-{number}"
+            async with served.worker(queue, "one") as one, served.worker(queue, "two") as two:
+                for name in ("a", "b"):
+                    await served.submit(queue, hello(name))
+                for worker in (one, two):
+                    await worker.hear("Assign", within_s=3.0)
