@@ -25,6 +25,7 @@ __all__ = [
     "LogHalf",
     "LogSlice",
     "LogStore",
+    "Meter",
     "Notifier",
     "SupportsLeading",
     "SupportsScan",
@@ -312,4 +313,30 @@ class Deliverer(Protocol):
 
         Errors: Unprocessable when it can never work (a refused address): not tried again.
         """
+        ...
+
+
+class Meter(_Opens, Protocol):
+    """Is told what a server does and how long it took. Told in the middle of every request, so it only adds up: it
+    does not wait, and what it raises is logged and changes nothing.
+    """
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """An HTTP request has been answered, up to the first byte of the answer.
+
+        Shape:  ``route`` is a template such as ``/q/{queue}``, or ``unmatched``, never a path; ``method`` a known
+                one or ``other``: so all labels together are few, whatever strangers send.
+        """
+        ...
+
+    def stored(self, operation: str, seconds: float, code: str) -> None:
+        """An operation of a store has ended.
+
+        Shape:  ``operation`` as ``jobs.save`` or ``blobs.get``. ``code`` is that of the error, ``internal_error`` for
+                one that is not ours, empty if it succeeded.
+        """
+        ...
+
+    def swept(self, lag_s: float) -> None:
+        """A sweep has looked for what is due: the most overdue record was this late; 0 if none was due."""
         ...

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from quart import Quart, Response, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException
@@ -23,6 +23,7 @@ from asman import memory
 from asman.abc import JobStore, KeepsTime, KnowsListeners, TellsDurability
 from asman.config import Config
 from asman.errors import AsmanError, BadRequest, MethodNotAllowed, RouteNotFound, clip
+from asman.metering import Meters, measured
 from asman.plugins import choose_notifier, load_plugins, open_blob_store, open_deliverer, open_job_store
 from asman.presence import Hub
 from asman.rates import Rates
@@ -33,8 +34,10 @@ from asman.routes.front import Front
 from asman.routes.health import health
 from asman.routes.jobs import jobs
 from asman.routes.queues import queues
+from asman.routes.scaling import scaling
 from asman.routes.sockets import parse_socket_path, serve_client, serve_worker
 from asman.routes.stream import stream
+from asman.routes.timing import ROUTE, Timed, template
 from asman.services import Services
 
 __all__ = ["create_app"]
@@ -58,17 +61,18 @@ def create_app(
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = None  # each route has its own limit and reads its body itself
     app.config["BODY_TIMEOUT"] = None
-    for blueprint in (health, blobs, jobs, stream, queues):
+    for blueprint in (health, blobs, jobs, stream, queues, scaling):
         app.register_blueprint(blueprint)
     starter = _Starter(app, config, plugins, discover, clock)
     app.before_serving(starter.ready)
     app.after_serving(starter.stop)
     app.before_request(starter.ready)
     app.before_websocket(starter.ready)
-    _guard_requests(app, config)
+    _guard_requests(app, config, is_measured=starter.meters is not None)
     _translate_errors(app)
     _attach_sockets(app, config)
-    app.asgi_app = Front(app.asgi_app, starter.start)  # type: ignore[method-assign,arg-type,assignment]
+    front = Front(app.asgi_app, starter.start)  # type: ignore[arg-type]
+    app.asgi_app = front if starter.meters is None else Timed(front, starter.meters)  # type: ignore[method-assign,assignment]
     return app
 
 
@@ -102,6 +106,8 @@ class _Starter:
         self._jobs = open_job_store(manager, config.job_store_url, config)
         self._blobs = open_blob_store(manager, config.blob_store_url, config)
         self._notifier = choose_notifier(manager, config)
+        meters = [meter for meter in manager.hook.asman_meter(config=config) if meter is not None]
+        self.meters = Meters(meters) if meters else None
         self._stack: AsyncExitStack | None = None
         self._opened: tuple[Services, Hub] | None = None
         self._lock: asyncio.Lock | None = None
@@ -123,11 +129,20 @@ class _Starter:
         async with AsyncExitStack() as stack:
             jobs_opened = await stack.enter_async_context(self._jobs)
             notifier = await stack.enter_async_context(self._notifier)
+            blobs_opened = await stack.enter_async_context(self._blobs)
+            meters = self.meters
+            if meters is not None:
+                jobs_opened, blobs_opened = (
+                    measured(jobs_opened, "jobs", meters),
+                    measured(blobs_opened, "blobs", meters),
+                )
+                for meter in meters.each:
+                    await stack.enter_async_context(meter)
             services = Services(
                 config=self._config,
                 jobs=jobs_opened,
                 logs=jobs_opened,  # type: ignore[arg-type]  # checked when it was chosen
-                blobs=await stack.enter_async_context(self._blobs),
+                blobs=blobs_opened,
                 notifier=notifier,
                 is_heard=notifier.is_heard if isinstance(notifier, KnowsListeners) else _perhaps,
                 deliverer=open_deliverer(self._manager, self._config),
@@ -136,6 +151,7 @@ class _Starter:
                 durability=partial(_durability_of, jobs_opened),
                 random_id=lambda: uuid.uuid4().hex,
                 rates=Rates(),
+                meters=meters,
             )
             self._stack = stack.pop_all()
         server = self._config.server_id or f"asman-{services.random_id()[:8]}"
@@ -153,11 +169,14 @@ class _Starter:
             await self._stack.aclose()
 
 
-def _guard_requests(app: Quart, config: Config) -> None:
-    """Who may ask, CORS on every answer, and OPTIONS on every path."""
+def _guard_requests(app: Quart, config: Config, *, is_measured: bool) -> None:
+    """Who may ask, CORS on every answer, and OPTIONS on every path. The route is left for the layer that measures."""
+    templates = {rule.rule: template(rule.rule) for rule in app.url_map.iter_rules()}
 
     @app.before_request
     async def guard() -> Response | None:
+        if is_measured and request.url_rule is not None:
+            cast(dict[str, Any], request.scope)[ROUTE] = templates[request.url_rule.rule]
         host, origin = request.host or "", request.headers.get("Origin", "")
         if request.method == "OPTIONS":
             wanted = request.headers.get("Access-Control-Request-Headers", "")

@@ -363,6 +363,21 @@ SCHEMAS: Mapping[str, _Schema] = {
             ),
         }
     ),
+    "Scale": _object(
+        {
+            "queue": _QUEUE,
+            "backlog": _COUNT | {"description": "Queued jobs."},
+            "running": _COUNT,
+            "length": _COUNT | {"description": "Queued and running jobs."},
+            "oldestWaitSeconds": {"type": "number", "minimum": 0, "description": "0 if nothing waits."},
+            "requested": _ref("Amounts"),
+            "workers": _COUNT | {"description": "Workers that are connected."},
+            "free": _ref("Amounts"),
+            "tooLarge": _COUNT | {"description": "Queued jobs that fit no worker of this size."},
+            "desiredWorkers": _COUNT | {"description": "Workers of this size that would run everything at once."},
+        }
+    ),
+    "Amounts": _object({"cpus": {"type": "number", "minimum": 0}, "gpus": _COUNT}),
     "Error": _object(
         {
             "error": _text("What happened, the value and the limit, in one sentence."),
@@ -405,6 +420,24 @@ _PARAMETERS: Mapping[str, _Schema] = {
     "saveAs": _parameter("query", "name", _text(), "File name to save as; it chooses the content type too."),
     "buildSince": _parameter("query", "build_since", _COUNT, "Build log lines that the caller has."),
     "runSince": _parameter("query", "run_since", _COUNT, "Run log lines that the caller has."),
+    "needs": _parameter(
+        "query",
+        "needs",
+        _text(enum=["cpu", "gpu"]),
+        "Count only jobs that need a GPU and workers that have one, or only the others.",
+    ),
+    "cpusPerWorker": _parameter(
+        "query",
+        "cpus_per_worker",
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000},
+        "Cores of one more worker. Left out: cores do not bound how many jobs share a worker.",
+    ),
+    "gpusPerWorker": _parameter(
+        "query",
+        "gpus_per_worker",
+        {"type": "integer", "minimum": 0, "maximum": 1_000_000},
+        "GPUs of one more worker. Left out: a job that needs GPUs has a worker to itself.",
+    ),
     "dryRun": _parameter("query", "dry_run", _text(), "1: say what a submit would do, and do nothing."),
     "prefer": _parameter(
         "header", "Prefer", _text(examples=["wait=30"]), "wait=SECONDS: answer with the result if it comes in time."
@@ -600,6 +633,18 @@ _STATUS = Route(
     replies=_ok("As seen from this server.", _ref("Status")),
     errors=(400,),
 )
+_SCALE = Route(
+    name="get_scale",
+    method="GET",
+    path="/q/{queue}/scale",
+    summary="How many workers a queue wants",
+    tag="server",
+    replies=_ok("An unknown queue is an empty one.", _ref("Scale")),
+    errors=(400, 422),
+    takes=("needs", "cpusPerWorker", "gpusPerWorker"),
+    detail="For autoscalers that read one number: desiredWorkers. A job that nothing bounds has a worker to itself, so "
+    "without a size every outstanding job wants a worker.",
+)
 _METRICS = Route(
     name="get_queue_metrics",
     method="GET",
@@ -794,6 +839,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     _STATUS,
     _STATUS.at("/{queue}/status", "get_status_alias", deprecated=True),
+    _SCALE,
     _METRICS,
     _METRICS.at("/{queue}/metrics", "get_queue_metrics_alias", deprecated=True),
     Route(

@@ -1,4 +1,4 @@
-"""Where plugins attach: eleven hooks. A hook chooses at start-up; the object it returns does the work.
+"""Where plugins attach: twelve hooks. A hook chooses at start-up; the object it returns does the work.
 
 To write a plugin, make a module with functions of these names, mark each with ``hookimpl`` and name the module in
 the entry point group ``asman``::
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from asman.abc import BlobStore, Deliverer, JobStore, Notifier
+    from asman.abc import BlobStore, Deliverer, JobStore, Meter, Notifier
     from asman.config import Config
     from asman.job import Job
 
@@ -84,6 +84,14 @@ def asman_job_changed(job: Job, before: Job) -> Coroutine[Any, Any, None] | None
 @hookspec(firstresult=True)
 def asman_metrics_text() -> bytes | None:
     """Called for GET /metrics. Return Prometheus text that is appended to the server's own; None to pass."""
+
+
+@hookspec
+def asman_meter(config: Config) -> Meter | None:
+    """Called once per app. Return an unopened meter, which is told of requests, store operations and sweeps, else None.
+
+    All that are returned are told. Where there is none nothing is measured, and measuring costs nothing.
+    """
 
 
 @hookspec

@@ -75,9 +75,12 @@ class Sweeper:
             self.last_at = None
             return 0
         self.notice_pause(now)
-        limit = _BATCH
+        limit, is_first = _BATCH, True
         while True:
             due = await self.services.jobs.due(now, limit=limit)
+            if is_first and self.services.meters is not None:
+                self.services.meters.swept(max(now - due[0].due_at, 0.0) if due else 0.0)
+            is_first = False
             acted = [await self._look_after(job, now) for job in due]
             steps += sum(acted)
             if len(due) < limit:

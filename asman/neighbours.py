@@ -15,7 +15,7 @@ from typing import Any
 
 from asman.matching import Capacity
 
-__all__ = ["Connected", "Neighbour", "Neighbours", "announcement"]
+__all__ = ["SILENT_S", "Connected", "Neighbour", "Neighbours", "announcement"]
 
 SILENT_S = 30.0
 """A server that has not been heard for as long counts as gone."""

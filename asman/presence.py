@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -125,13 +125,18 @@ class WorkerSeat:
 
     @property
     def connected(self) -> Connected:
-        """What others need to know of it. A mirroring worker does not say what it has free."""
-        says = self.protocol >= 2
+        """What others need to know of it.
+
+        A mirroring worker does not say what it has free: each job it holds is taken to use one core, and its GPUs to
+        be in use while it holds any.
+        """
+        says, total = self.protocol >= 2, self.total
+        guessed = replace(total, cores=total.cores - len(self.held), gpus=0 if self.held else total.gpus)
         return Connected(
             worker=self.worker,
             registration=self.registration,
             total=self.total,
-            free=self.free if says else self.total,
+            free=self.free if says else guessed,
             takes=self.takes if says else max(int(self.total.cores) - len(self.held), 0),
             held=self.held,
             seated_at=self.seated_at,

@@ -9,6 +9,7 @@ import pluggy
 
 from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier
 from asman.config import Config
+from asman.metering import Meters
 from asman.rates import Rates
 
 __all__ = ["Services"]
@@ -18,7 +19,8 @@ __all__ = ["Services"]
 class Services:
     """Shape: ``clock`` answers seconds since the epoch, UTC; ``durability`` what an acknowledged submit survives
     (``disk``, ``everysec``, ``memory``; empty if the job store does not say); ``random_id`` 32 random
-    lowercase hex digits; ``is_heard`` False where a message on a notifier topic would certainly reach nobody.
+    lowercase hex digits; ``is_heard`` False where a message on a notifier topic would certainly reach nobody;
+    ``meters`` None where nobody measures.
     """
 
     config: Config
@@ -33,3 +35,4 @@ class Services:
     random_id: Callable[[], str]
     is_heard: Callable[[str], bool]
     rates: Rates
+    meters: Meters | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import measure
 from bench.hardening import hardening
+from bench.metering import metering
 from bench.redis_store import redis_store
 from bench.table import Row, as_markdown
 
@@ -25,6 +26,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "containers": measure.containers,
     "hardening": hardening,
     "redis": redis_store,
+    "metering": metering,
 }
 
 

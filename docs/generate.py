@@ -1,4 +1,4 @@
-"""Print the pages of this folder that are made from code: settings, errors, states, hooks, commands.
+"""Print the pages of this folder that are made from code: settings, errors, states, hooks, commands, metrics.
 
     python docs/generate.py            write the pages
     python docs/generate.py --check    say which pages differ; exit 1 if any does
@@ -17,8 +17,10 @@ from pathlib import Path
 
 from asman import errors, hookspecs
 from asman.config import PROFILES, SETTINGS, Limits
+from asman.exposition import QUEUE_FAMILIES, SERVER_FAMILIES, Family
 from asman.state import TRANSITIONS, Row
 from asman.units import show_bytes
+from asman_metrics.families import FAMILIES as PLUGIN_FAMILIES
 from asman_worker.config import SETTINGS as WORKER_SETTINGS
 from asman_worker.config import WorkerSetting
 from asman_worker.grant import PROFILES as WORKER_PROFILES
@@ -245,6 +247,84 @@ def worker_page() -> str:
     )
 
 
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+_METRICS_OF_A_QUEUE = """\
+One queue, made for autoscalers: whoever knows the queue's name may read it, and reading it creates nothing. A read
+costs the number of distinct requirements among the queued jobs, not the number of jobs. `queue_length` has no label,
+and older scrapers find it under `GET /QUEUE/metrics` too. A job needs `gpu` if it asks for GPUs, else `cpu`. Counts of
+jobs are those of the store and the same on every server. A worker that is assigned its jobs has nothing free while it
+takes none; one that mirrors the queue does not say what is free: each job it holds is taken to use one core, and its
+GPUs to be in use while it holds any.
+"""
+
+_SCALE = """\
+The same as one JSON document, for scalers that read a number: `desiredWorkers` is how many workers of a size would run
+everything that is queued or running at once.
+
+| parameter | meaning |
+| --- | --- |
+| `needs` | `cpu` or `gpu`: only jobs that need no GPU (or one), and workers that have none (or some); left out, all |
+| `cpus_per_worker` | cores of one worker; left out, cores do not bound how many jobs share a worker |
+| `gpus_per_worker` | GPUs of one worker; left out, a job that needs GPUs has a worker to itself |
+
+Without a size every outstanding job wants a worker. The rule: if `k` jobs of the same requirements fit into one
+worker, each of them wants `1/k` of a worker; these shares are added up and rounded up. So four jobs of 3 cores want
+four workers of 4 cores, not three. It is 0 when nothing is queued or running, and never less than the number of
+workers that are known to hold a job. Queued jobs that fit no worker of this size are counted in `tooLarge` and want
+none. A wrong or misspelt parameter is refused. For KEDA:
+
+```yaml
+triggers:
+  - type: metrics-api
+    metadata:
+      url: "https://asman.example/q/QUEUE/scale?needs=cpu&cpus_per_worker=4"
+      valueLocation: desiredWorkers
+      targetValue: "1"
+```
+"""
+
+_METRICS_OF_A_SERVER = """\
+The whole server. No queue, job, worker or path is named, and label values are few whatever strangers send: `route` is
+a template of `/openapi.json` or `unmatched`, `method` a known one or `other`, `operation` a method of a store
+(`jobs.save`, `blobs.put`), `code` one of [the errors](errors.md). What is asked of the stores here (`asman_jobs`) is
+the same on every server; all else is of the process that answers. The metrics after `asman_clients` need the extra
+`metrics`: without it nothing is measured, and measuring costs nothing.
+
+A request's time runs to the first byte of its answer: a stream counts until it begins, an upload until it is stored, a
+submit with `Prefer: wait` until it has waited. `blobs.get` is timed until the first bytes can be had, `blobs.put`
+until all are stored, so it includes the time that the sender took. Most counters and histograms have a `_created`
+series beside them: when their counting began.
+"""
+
+_SEVERAL = """\
+## Several servers
+
+Every process counts for itself and answers for itself: have each one scraped, and add up with `sum by (route)
+(rate(...))`. Where one address stands for several processes (`asman serve --workers N`, a load balancer), a scrape
+reaches one of them by chance. Give each process a name (`--server-id`, `ASMAN_SERVER_ID`): it is put on every sample
+of `GET /metrics` as the label `server`, so that counters of different processes are never taken for one that jumps.
+Rates over a window of many scrapes are right then; of gauges use `last_over_time(...[5m])` before adding up. The
+metrics of a queue have no such label: what they say of jobs is the same everywhere.
+"""
+
+
+def _families(families: Iterable[Family]) -> str:
+    rows = ((f"`{f.name}`", f.kind, ", ".join(f"`{name}`" for name in f.labels), f.unit, f.text) for f in families)
+    return _table(("metric", "type", "labels", "unit", "meaning"), rows)
+
+
+def metrics_page() -> str:
+    return (
+        _NOTE.format(source="asman/exposition.py and plugins/asman_metrics/families.py")
+        + "# Metrics\n\nIn the text format of Prometheus. A worker has metrics of its own, at its `--status` address.\n"
+        + f"\n## `GET /q/QUEUE/metrics`\n\n{_METRICS_OF_A_QUEUE}\n{_families(QUEUE_FAMILIES)}"
+        + f"\n## `GET /q/QUEUE/scale`\n\n{_SCALE}"
+        + f"\n## `GET /metrics`\n\n{_METRICS_OF_A_SERVER}\n{_families((*SERVER_FAMILIES, *PLUGIN_FAMILIES))}"
+        + f"\n{_SEVERAL}"
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "errors.md": errors_page,
@@ -252,6 +332,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "hooks.md": hooks_page,
     "cli.md": commands_page,
     "worker.md": worker_page,
+    "metrics.md": metrics_page,
 }
 
 

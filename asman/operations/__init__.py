@@ -15,6 +15,7 @@ from asman.operations.blobs import (
     store_blob,
 )
 from asman.operations.end import CANCEL_TEXT, cancel, delete
+from asman.operations.load import QueueLoad, queue_load
 from asman.operations.logs import BUILD_STEPS, LogPage, half_of, keep_lines, read_lines, read_lines_of
 from asman.operations.lookup import (
     Candidate,
@@ -22,7 +23,6 @@ from asman.operations.lookup import (
     find_result,
     get_job,
     list_jobs,
-    outstanding,
     read_definition_of,
     read_result_of,
     why,
@@ -60,6 +60,7 @@ __all__ = [
     "Candidate",
     "Control",
     "LogPage",
+    "QueueLoad",
     "Receipt",
     "Step",
     "Submission",
@@ -80,8 +81,8 @@ __all__ = [
     "list_jobs",
     "outcome_of",
     "output_keys",
-    "outstanding",
     "own_blob_key",
+    "queue_load",
     "read_blob",
     "read_control",
     "read_definition_of",

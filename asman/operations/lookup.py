@@ -19,7 +19,6 @@ __all__ = [
     "find_result",
     "get_job",
     "list_jobs",
-    "outstanding",
     "read_definition_of",
     "read_result_of",
     "why",
@@ -95,14 +94,6 @@ async def list_jobs(services: Services, queue: str) -> list[Job]:
     states = (State.QUEUED, State.RUNNING, State.FINISHED)
     jobs = await services.jobs.list(queue, states=states, limit=_LISTED_MAX)
     return [job for job in jobs if is_listed(job, now)]
-
-
-async def outstanding(services: Services, queue: str) -> tuple[int, int]:
-    """(queued, running) jobs of a queue, from kept counters."""
-    counts = await services.jobs.counts(queue)
-    queued = sum(n for (state, _), n in counts.items() if state is State.QUEUED)
-    running = sum(n for (state, _), n in counts.items() if state is State.RUNNING)
-    return queued, running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

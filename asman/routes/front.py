@@ -18,6 +18,7 @@ from asman.presence import Hub
 from asman.rates import source_of
 from asman.routes.answers import Answer, check_host_and_origin, cors_headers, error_answer, json_answer
 from asman.routes.submit import answer_submit
+from asman.routes.timing import ROUTE
 from asman.services import Services
 
 __all__ = ["Front"]
@@ -27,6 +28,8 @@ _BLOB_PIECE_S = 30.0
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[\w-]{1,63}\.)*[\w-]{0,63})(?::\d{1,5})?", re.ASCII)
 _READ_AWAY_S = 10.0
 _READ_AWAY_BYTES = 256 << 20
+_SUBMITS = {3: "/q/{queue}", 4: "/q/{queue}/j"}
+"""The route of a submit by the number of its path's pieces."""
 
 _Scope = dict[str, Any]
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -51,9 +54,11 @@ class Front:
         if scope["type"] == "http":
             pieces = scope["path"].split("/")
             if scope["method"] == "POST" and _is_submit(pieces):
+                scope[ROUTE] = _SUBMITS[len(pieces)]
                 await self._submit(scope, receive, send)
                 return
             if scope["method"] == "PUT" and len(pieces) == 3 and pieces[1] == "f" and pieces[2]:
+                scope[ROUTE] = "/f/{key}"
                 await self._upload(scope, receive, send)
                 return
         await self._app(scope, receive, send)

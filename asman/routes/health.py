@@ -7,6 +7,7 @@ from quart import Blueprint, Response
 from asman import __version__
 from asman.contract import openapi
 from asman.errors import AsmanError, Unavailable
+from asman.exposition import CONTENT_TYPE, SERVER_FAMILIES, Sample, exposition, with_label
 from asman.job import State
 from asman.routes.answers import Answer, json_answer, text_answer
 from asman.routes.context import base_url, hub, respond, services
@@ -43,25 +44,30 @@ async def readyz() -> Response:
 
 @health.get("/metrics")
 async def metrics() -> Response:
-    """Numbers of the whole server; queue names are secrets and appear nowhere."""
+    """Numbers of the whole server; queue names are secrets and appear nowhere.
+
+    A server with a name puts it on every sample, so that those of several behind one address stay apart.
+    """
     counts = await services().jobs.counts(None)
     by_state = dict.fromkeys((State.QUEUED, State.RUNNING, State.FINISHED), 0)
     for (state, _), count in counts.items():
         if state in by_state:
             by_state[state] += count
     channels = hub().channels
-    lines = ["# HELP asman_jobs Jobs on the listings of all queues, by state", "# TYPE asman_jobs gauge"]
-    lines += [f'asman_jobs{{state="{state.value.lower()}"}} {n}' for state, n in by_state.items()]
-    for name, text, value in (
-        ("asman_sockets", "Open sockets of this server", hub().sockets),
-        ("asman_open_queues", "Queues with somebody connected here", len(channels)),
-        ("asman_workers", "Workers connected here", sum(len(c.workers) for c in channels)),
-        ("asman_clients", "Client sockets connected here", sum(len(c.clients) for c in channels)),
-    ):
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value}"]
-    own = ("\n".join(lines) + "\n").encode()
+    clients = sum(len(channel.clients) for channel in channels)
+    samples: list[Sample] = [
+        *(("asman_jobs", (state.value.lower(),), count) for state, count in by_state.items()),
+        ("asman_sockets", ("client",), clients),
+        ("asman_sockets", ("worker",), hub().sockets - clients),
+        ("asman_open_queues", (), len(channels)),
+        ("asman_workers", (), sum(len(channel.workers) for channel in channels)),
+        ("asman_clients", (), clients),
+    ]
     more = services().plugins.hook.asman_metrics_text() or b""
-    return respond(Answer(body=own + more, content_type="text/plain; version=0.0.4; charset=utf-8"))
+    text = exposition(SERVER_FAMILIES, samples) + more.decode()
+    if services().config.server_id:
+        text = with_label(text, "server", services().config.server_id)
+    return respond(Answer(body=text.encode(), content_type=CONTENT_TYPE))
 
 
 @health.get("/openapi.json")

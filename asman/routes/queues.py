@@ -1,4 +1,4 @@
-"""Queue routes: the listing, status and metrics of one queue."""
+"""Queue routes: the listing and the status of one queue. What scales its workers is in ``scaling``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from asman.job import Job, State
 from asman.memory import MemoryNotifier
 from asman.messages import frame, job_record
 from asman.presence import Channel, WorkerSeat
-from asman.routes.answers import Answer, json_answer
+from asman.routes.answers import json_answer
 from asman.routes.context import hub, respond, services
 from asman.services import Services
 
-__all__ = ["queue_metrics_text", "queues"]
+__all__ = ["queues"]
 
 queues = Blueprint("queues", __name__)
 
@@ -126,34 +126,3 @@ def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers
             ],
         },
     }
-
-
-@queues.get("/q/<queue>/metrics")
-@queues.get("/<queue>/metrics")
-async def metrics(queue: str) -> Response:
-    queued, running = await ops.outstanding(services(), check_queue_name(queue))
-    channel = hub().present(queue)
-    text = queue_metrics_text(queued, running, list(channel.workers.values()) if channel else [])
-    return respond(Answer(body=text.encode(), content_type="text/plain; version=0.0.4; charset=utf-8"))
-
-
-def queue_metrics_text(queued: int, running: int, workers: list[WorkerSeat]) -> str:
-    """Prometheus text of one queue. ``queue_length`` has no label: autoscalers filter on none."""
-    return (
-        "# HELP queue_length The number of outstanding jobs in the queue\n"
-        "# TYPE queue_length gauge\n"
-        f"queue_length {queued + running}\n"
-        "# HELP queue_jobs Outstanding jobs by state\n"
-        "# TYPE queue_jobs gauge\n"
-        f'queue_jobs{{state="queued"}} {queued}\n'
-        f'queue_jobs{{state="running"}} {running}\n'
-        "# HELP queue_workers Workers connected to this server for the queue\n"
-        "# TYPE queue_workers gauge\n"
-        f"queue_workers {len(workers)}\n"
-        "# HELP queue_worker_cpus Cores those workers offer\n"
-        "# TYPE queue_worker_cpus gauge\n"
-        f"queue_worker_cpus {sum(seat.total.cores for seat in workers):g}\n"
-        "# HELP queue_worker_gpus GPUs those workers offer\n"
-        "# TYPE queue_worker_gpus gauge\n"
-        f"queue_worker_gpus {sum(seat.total.gpus for seat in workers)}\n"
-    )

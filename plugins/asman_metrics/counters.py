@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from asman.config import Config
 from asman.hookspecs import hookimpl
 from asman.job import Callback, Job, Outcome, State
+from asman_metrics.families import FAMILIES
+from asman_metrics.server import ServerMeter
 
 __all__ = ["Metrics"]
 
@@ -20,36 +23,38 @@ _WAIT_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3_600, 14_400, 86_400)
 _RUN_S = (0.5, 1, 5, 10, 30, 60, 300, 900, 1_800, 3_600, 14_400, 43_200, 86_400)
 _ENDS = ("reported", "lost", "released", "cancelled", "replaced", "deleted", "taken_over")
 _ANSWERS = ("queued", "joined", "cached")
+_TABLE = {family.name: family for family in FAMILIES}
 
 
 class Metrics:
-    """A plugin of its own with the hooks ``asman_job_changed`` and ``asman_metrics_text``."""
+    """A plugin of its own with the hooks ``asman_job_changed``, ``asman_meter`` and ``asman_metrics_text``.
+
+    Shape:  ``meter`` measures the server into the same registry.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._submits = self._counter(
-            "asman_job_submits",
-            "Submits by what they led to: a job queued, joined or answered from the cache",
-            "led_to",
-        )
-        self._starts = self._counter("asman_job_starts", "Attempts that were given to a worker")
-        self._finishes = self._counter("asman_job_finishes", "Jobs that ended, by outcome", "outcome")
-        self._ends = self._counter("asman_job_attempts_ended", "Attempts that ended, by how", "how")
-        self._requeues = self._counter("asman_job_requeues", "Jobs that went from a worker back into the queue")
-        self._readoptions = self._counter("asman_job_readoptions", "Requeued jobs that their worker took up again")
-        self._expiries = self._counter("asman_job_expiries", "Jobs whose data expired")
-        self._callbacks = self._counter(
-            "asman_webhook_attempts", "Webhook calls, by whether they are settled or owed still", "left"
-        )
-        self._wait = self._histogram("asman_job_wait_seconds", "From queued to given to a worker", _WAIT_S)
-        self._run = self._histogram("asman_job_run_seconds", "From given to a worker to its report", _RUN_S)
+        self._submits = self._counter("asman_job_submits_total")
+        self._starts = self._counter("asman_job_starts_total")
+        self._finishes = self._counter("asman_job_finishes_total")
+        self._ends = self._counter("asman_job_attempts_ended_total")
+        self._requeues = self._counter("asman_job_requeues_total")
+        self._readoptions = self._counter("asman_job_readoptions_total")
+        self._expiries = self._counter("asman_job_expiries_total")
+        self._callbacks = self._counter("asman_webhook_attempts_total")
+        self._losses = self._counter("asman_lease_losses_total")
+        self._wait = self._histogram("asman_job_wait_seconds", _WAIT_S)
+        self._run = self._histogram("asman_job_run_seconds", _RUN_S)
         self._show_zeros()
+        self.meter = ServerMeter(self._registry)
 
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(name, help_text, labels, registry=self._registry)
+    def _counter(self, name: str) -> Counter:
+        family = _TABLE[name]
+        return Counter(family.name, family.text, family.labels, registry=self._registry)
 
-    def _histogram(self, name: str, help_text: str, bounds: tuple[float, ...]) -> Histogram:
-        return Histogram(name, help_text, registry=self._registry, buckets=bounds)
+    def _histogram(self, name: str, bounds: tuple[float, ...]) -> Histogram:
+        family = _TABLE[name]
+        return Histogram(family.name, family.text, family.labels, registry=self._registry, buckets=bounds)
 
     def _show_zeros(self) -> None:
         """Label values are known beforehand: a rate over a counter that appears with its first 1 would miss it."""
@@ -71,6 +76,11 @@ class Metrics:
         self._count_callbacks(before.callbacks, job.callbacks)
         if job.forgotten and not before.forgotten:
             self._expiries.inc()
+
+    @hookimpl
+    def asman_meter(self, config: Config) -> ServerMeter:
+        """What the server tells how long it took."""
+        return self.meter
 
     @hookimpl
     def asman_metrics_text(self) -> bytes:
@@ -100,6 +110,8 @@ class Metrics:
         was_running = before.state is State.RUNNING
         if was_running and after.history and after.history[-1:] != before.history[-1:]:
             self._ends.labels(after.history[-1].end).inc()
+            if after.history[-1].end == "lost":
+                self._losses.inc()
         if was_running and after.state is State.QUEUED:
             self._requeues.inc()
         if before.is_active and after.state is State.FINISHED and after.outcome is not None:

@@ -133,6 +133,8 @@ async def _costs(queued: int) -> dict[str, tuple[dict[str, int], int]]:
         costs["look up"] = counting.taken()
         await served.client.get(f"/q/{Q}/metrics")
         costs["metrics"] = counting.taken()
+        await served.get(f"/q/{Q}/scale?needs=cpu&cpus_per_worker=4")
+        costs["scale"] = counting.taken()
         await sweep(served.services)
         costs["sweep"] = counting.taken()
     return costs

@@ -479,7 +479,8 @@ async def test_an_unknown_queue_and_an_empty_one_answer_with_the_same_bytes(serv
     for _ in range(2):
         await sweep(served.services)
         served.clock.advance(2 * DAY)
-    for tail in ("", "/j", "/status", "/metrics", f"/j/{job_id}", f"/j/{other}", f"/j/{job_id}/namespaces.json"):
+    of_jobs = (f"/j/{job_id}", f"/j/{other}", f"/j/{job_id}/namespaces.json")
+    for tail in ("", "/j", "/status", "/metrics", "/scale", *of_jobs):
         answers = []
         for queue in ("had-one", "expired", "nobody"):
             answer = await served.client.get(f"/q/{queue}{tail}")
@@ -496,6 +497,7 @@ async def test_no_read_creates_any_state(served: InProcess) -> None:
         for path in (
             *("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/q/x", "/q/x/j", "/q/x/status", "/q/x/metrics"),
             *(f"/q/x/j/{nobody}", f"/q/x/j/{nobody}/why", f"/q/x/j/{nobody}/stream", f"/j/{nobody}", "/x/status"),
+            *("/q/x/scale", "/x/metrics"),
             *(f"/q/x/j/{nobody}/run-logs.json", f"/q/x/j/{nobody}/history.json", f"/f/{nobody}", f"/f/{nobody}/exists"),
         ):
             await (await served.client.get(path)).get_data()

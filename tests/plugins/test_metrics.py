@@ -60,7 +60,8 @@ class Counted:
         found = {}
         for family in text_string_to_metric_families(self.text().decode()):
             for sample in family.samples:
-                if sample.name.endswith(("_created", "_bucket")) or not sample.value:
+                own = sample.name.startswith("asman_")
+                if not own or sample.name.endswith(("_created", "_bucket")) or not sample.value:
                     continue
                 labels = ",".join(sample.labels.values())
                 found[sample.name.removeprefix("asman_") + (f"[{labels}]" if labels else "")] = sample.value
@@ -123,6 +124,7 @@ def test_a_lost_attempt_and_a_released_one_are_requeues(counted: Counted) -> Non
     counted.take(Released(at=60.0, worker="w1", attempt=2), claimed(64.0), reported(65.0, 3))
     counts = counted.counts()
     assert counts["job_attempts_ended_total[lost]"] == 1
+    assert counts["lease_losses_total"] == 1
     assert counts["job_attempts_ended_total[released]"] == 1
     assert counts["job_attempts_ended_total[reported]"] == 1
     assert counts["job_requeues_total"] == 2

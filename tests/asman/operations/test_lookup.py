@@ -62,14 +62,6 @@ async def test_cancelled_jobs_are_not_listed() -> None:
         assert await ops.list_jobs(c.services, QUEUE) == []
 
 
-async def test_outstanding_counts_waiting_and_running() -> None:
-    async with core() as c:
-        for number in range(3):
-            job = await c.submit(definition(str(number)))
-        await ops.announce(c.services, QUEUE, job.job_id, "w1")
-        assert await ops.outstanding(c.services, QUEUE) == (2, 1)
-
-
 async def test_why_names_the_rule_that_fails() -> None:
     async with core() as c:
         job = await c.submit(definition(requirements={"cpus": 4}, tags=["lab"]))

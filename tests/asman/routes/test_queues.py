@@ -27,16 +27,6 @@ async def test_the_listing_has_records_and_leaves_out_what_is_unset() -> None:
             assert isinstance(record["queuedTime"], int)
 
 
-async def test_metrics_keep_the_one_sample_that_scalers_read() -> None:
-    async with core() as c:
-        await c.submit(definition("a"))
-        await c.submit(definition("b"))
-        for path in (f"/q/{QUEUE}/metrics", f"/{QUEUE}/metrics"):
-            _, body, _ = await c.call("GET", path)
-            assert b"\nqueue_length 2\n" in body
-            assert b'queue_jobs{state="queued"} 2' in body
-
-
 async def test_the_status_of_an_empty_queue() -> None:
     async with core() as c:
         _, body, _ = await c.call("GET", "/q/empty/status")
