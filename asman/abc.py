@@ -114,6 +114,18 @@ class JobStore(_Opens, Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsScan(Protocol):
+    """A job store whose records can be read through, for export."""
+
+    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[list[Job], str]:
+        """Every record of the store: each that is there throughout at least once.
+
+        Shape:  "" starts; an answered "" is the end.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSlice:
     """Lines ``start`` to ``start + len(lines)`` of one half of one attempt.
@@ -149,16 +161,6 @@ class LogStore(Protocol):
 
     async def drop_log(self, queue: str, job_id: str) -> None:
         """Forget both halves."""
-        ...
-
-
-@runtime_checkable
-class SupportsScan(Protocol):
-    """A job store whose records can be read through, for export."""
-
-    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[list[Job], str]:
-        """Every record of the store: each that is there throughout at least once. Shape: "" starts; an answered "" is
-        the end."""
         ...
 
 

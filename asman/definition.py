@@ -38,6 +38,7 @@ __all__ = [
     "inline_bytes",
     "iter_refs",
     "read_definition",
+    "referred_blobs",
 ]
 
 KNOWN_MEMBERS = frozenset(
@@ -122,7 +123,7 @@ def read_definition(raw: Any, limits: Limits) -> Definition:
         requirements=requirements,
         advertised={name: raw[name] for name in ("requirements", "tags") if raw.get(name) is not None},
         warnings=findings.told_warnings(),
-        blob_keys=tuple(dict.fromkeys(_blob_keys(raw))),
+        blob_keys=referred_blobs(raw),
     )
 
 
@@ -549,19 +550,35 @@ def _split(text: str) -> SplitResult | None:
     return None if "\\" in url.netloc or _BLANK_OR_CONTROL.search(text) else url
 
 
-def _blob_keys(raw: Mapping[str, Any]) -> Iterator[str]:
-    for _, _, ref in iter_refs(raw):
-        if ref.get("type") == "key":
-            yield ref["value"]
-        elif ref.get("type") == "url":
-            yield from _blob_key_of(ref["value"])
-    build = raw.get("build")
-    if isinstance(build, dict) and build.get("context"):
-        yield from _blob_key_of(build["context"])
+def referred_blobs(raw: Any) -> tuple[str, ...]:
+    """The blobs that a stored definition refers to, each once; what is no blob's key is passed over.
+
+    For definitions that were accepted once, perhaps by other limits than today's: nothing of them is refused here.
+    """
+    found: dict[str, None] = {}
+    for _, _, ref in iter_refs(raw) if isinstance(raw, Mapping) else ():
+        value = ref.get("value")
+        if isinstance(value, str) and ref.get("type") in ("key", "url"):
+            found |= dict.fromkeys([value] if ref["type"] == "key" else _blob_key_of(value))
+    build = raw.get("build") if isinstance(raw, Mapping) else None
+    if isinstance(build, Mapping) and isinstance(build.get("context"), str):
+        found |= dict.fromkeys(_blob_key_of(build["context"]))
+    return tuple(key for key in found if _is_blob_key(key))
+
+
+def _is_blob_key(text: str) -> bool:
+    try:
+        check_blob_key(text)
+    except AsmanError:
+        return False
+    return True
 
 
 def _blob_key_of(text: str) -> Iterator[str]:
-    found = _BLOB_PATH.fullmatch(urlsplit(text).path)
+    try:
+        found = _BLOB_PATH.fullmatch(urlsplit(text).path)
+    except ValueError:
+        return
     if found is None:
         return
     try:

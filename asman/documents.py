@@ -18,19 +18,23 @@ from asman.services import Services
 
 __all__ = [
     "DEFINITION",
+    "INLINE_BYTES",
     "RESULT",
     "blob_key",
     "blobs_behind",
     "extend_documents",
     "pack",
     "pack_encoded",
+    "pointer_to",
     "read_document",
 ]
 
 DEFINITION = "definition"
 RESULT = "result"
 
-_INLINE_BYTES = 16 << 10
+INLINE_BYTES = 16 << 10
+"""Up to this size a document is kept beside its record."""
+
 _POINTER = b"\x00blob:"
 """No JSON document starts with NUL."""
 
@@ -49,10 +53,15 @@ async def pack_encoded(services: Services, name: str, data: bytes, *, expires_at
 
     Each large document gets a blob of its own, never shared, so that dropping one cannot hurt another.
     """
-    if len(data) <= _INLINE_BYTES:
+    if len(data) <= INLINE_BYTES:
         return data
     key = f"_{name}-{services.random_id()}"
     await services.blobs.put(key, _once(data), expires_at=expires_at)
+    return pointer_to(key)
+
+
+def pointer_to(key: str) -> bytes:
+    """What the store keeps for a document whose bytes are in this blob."""
     return _POINTER + key.encode()
 
 

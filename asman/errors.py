@@ -4,7 +4,8 @@
     ├── BadRequest            400  malformed: cannot be read as what it should be
     │   ├── BadJson
     │   ├── BadName           a queue, namespace, job id, blob key or file name
-    │   └── BadMessage        a socket frame
+    │   ├── BadMessage        a socket frame
+    │   └── BadArchive        a file of asman export
     ├── Unprocessable         422  readable, but not acceptable
     │   ├── BadDefinition
     │   ├── IdMismatch
@@ -38,6 +39,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "AsmanError",
+    "BadArchive",
     "BadDefinition",
     "BadJson",
     "BadMessage",
@@ -111,6 +113,11 @@ class BadName(BadRequest):
 class BadMessage(BadRequest):
     code = "bad_message"
     hint = 'Send text frames of the form {"type": name, "payload": object}.'
+
+
+class BadArchive(BadRequest):
+    code = "bad_archive"
+    hint = "Give asman import a whole file that asman export wrote."
 
 
 class Unprocessable(AsmanError):

@@ -11,6 +11,7 @@ An event costs the logarithm of the queue, not its length: each index is a sorte
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
@@ -95,7 +96,10 @@ class _Opened:
 
 
 class MemoryJobStore(_Opened):
-    """Job records, documents and log lines in dictionaries. Source: ``abc.JobStore`` and ``abc.LogStore``."""
+    """Job records, documents and log lines in dictionaries.
+
+    Source: ``abc.JobStore``, ``abc.LogStore`` and ``abc.SupportsScan``.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[tuple[str, str], Job] = {}
@@ -148,6 +152,11 @@ class MemoryJobStore(_Opened):
                 break
             found.append(self._jobs[queue, job_id])
         return found
+
+    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[list[Job], str]:
+        keys = list(islice(self._behind(("all",), tuple(json.loads(cursor)) if cursor else ()), limit))
+        jobs = [self._jobs[queue, job_id] for queue, job_id in keys]
+        return jobs, json.dumps(keys[-1]) if len(keys) == limit else ""
 
     async def counts(self, queue: str | None) -> dict[tuple[State, str], int]:
         return dict(self._counts.get(queue, {}))
@@ -238,6 +247,7 @@ def _index_keys(job: Job | None) -> set[tuple[_Key, _Key]]:
         (("shape", job.queue, job.state, job.requirements.shape), place),
         (("job", job.job_id), (job.queued_at, job.queue)),
         (("due",), (job.due_at, job.queue, job.job_id)),
+        (("all",), (job.queue, job.job_id)),
     }
     if job.is_active:
         keys.update((("namespace", job.queue, name), place) for name in job.namespace_names)

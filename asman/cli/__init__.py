@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -41,8 +42,10 @@ COMMANDS = {
     "config": "checks",
     "doctor": "checks",
     "backend": "checks",
+    "export": "moving",
+    "import": "moving",
 }
-"""Command: the module of this package that has it."""
+"""Command: the module of this package that has it, under the same name (with a ``_`` where Python has the name)."""
 
 
 class _Commands(click.Group):
@@ -55,7 +58,8 @@ class _Commands(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return import_module("asman.cli.delegated").command_of_a_plugin(cmd_name)  # type: ignore[no-any-return]
-        found: click.Command = getattr(import_module(f"asman.cli.{module}"), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        found: click.Command = getattr(import_module(f"asman.cli.{module}"), name)
         return found
 
 

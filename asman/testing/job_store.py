@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from asman.abc import JobStore, LogStore
+from asman.abc import JobStore, LogStore, SupportsScan
 from asman.errors import Conflict
 from asman.job import Job, Requirements, State, decode_job, encode_job
 from asman.testing.fixtures import FAR, NAMESPACES, NOW, QUEUE_NAMES, fresh_id, make_job, rich_job
@@ -32,6 +32,21 @@ async def _save_all(store: JobStore, jobs: Iterable[Job]) -> None:
 
 def _by_age(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.queued_at, job.job_id))
+
+
+def _by_place(jobs: Iterable[Job]) -> list[Job]:
+    return sorted(jobs, key=lambda job: (job.queue, job.job_id))
+
+
+def _scanning(store: object) -> SupportsScan:
+    if not isinstance(store, SupportsScan):
+        pytest.skip("this store does not offer scan, so it cannot be exported as a whole")
+    return store
+
+
+async def _few(store: JobStore) -> int:
+    """How many to scan at a time, so that it takes several calls, but not for ever beside real data."""
+    return max(5, sum((await store.counts(None)).values()) // 100)
 
 
 async def _attempt(store: JobStore, job: Job, expected: int, documents: dict[str, bytes | None]) -> bool:
@@ -412,6 +427,56 @@ class JobStoreKit(LogStoreKit):
             ended = replace(renewed, version=3, state=State.REMOVED, lease_until=None)
             await store.save(ended, expected=2)
             assert job.job_id not in {j.job_id for j in await store.due(_LONG_AGO + 30)}
+
+    # --- scan --------------------------------------------------------------------------------------------------------
+
+    async def _scanned(self, store: Store, limit: int = 1000) -> list[Job]:
+        """What a scan meets in the queues of this test, in its order."""
+        scanning = _scanning(store)
+        jobs, cursor = await scanning.scan(limit=limit)
+        seen = jobs
+        while cursor:
+            jobs, cursor = await scanning.scan(cursor=cursor, limit=limit)
+            assert len(jobs) <= limit
+            seen = seen + jobs
+        return [job for job in seen if job.queue in self.queues]
+
+    async def test_scan_meets_every_record_of_every_queue_and_state(self) -> None:
+        other = self.new_queue("other")
+        async with await self.open_store() as store:
+            job_id = fresh_id()
+            jobs = [
+                rich_job(queue, job_id if n == 0 else "", state=_ALL[n % 4], queued_at=NOW - n)
+                for queue in (self.queue, other)
+                for n in range(13)
+            ]
+            await _save_all(store, jobs)
+            for limit in (1000, await _few(store)):
+                seen = await self._scanned(store, limit)
+                assert _by_place(seen) == _by_place(jobs), "each record once, as nothing was written meanwhile"
+
+    async def test_scan_of_nothing_ends(self) -> None:
+        async with await self.open_store() as store:
+            assert await self._scanned(store) == []
+
+    async def test_scan_misses_no_record_that_is_there_throughout_while_others_come_change_and_go(self) -> None:
+        async with await self.open_store() as store:
+            jobs = [make_job(self.queue, queued_at=NOW + n) for n in range(40)]
+            await _save_all(store, jobs)
+            stay, go, change = jobs[::3], jobs[1::3], jobs[2::3]
+            scanning, limit, seen, cursor = _scanning(store), await _few(store), set[str](), ""
+            for n in range(100_000):
+                found, cursor = await scanning.scan(cursor=cursor, limit=limit)
+                seen.update(job.job_id for job in found)
+                if not cursor:
+                    break
+                if n < len(go):
+                    await store.delete(self.queue, go[n].job_id, expected=1)
+                if n < len(change):
+                    later = replace(change[n], version=2, queued_at=NOW + 1_000, state=State.FINISHED)
+                    await store.save(later, expected=1)
+                await store.save(make_job(self.queue), expected=0)
+            assert {job.job_id for job in stay + change} <= seen
 
     # --- counts ------------------------------------------------------------------------------------------------------
 

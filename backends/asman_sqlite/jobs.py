@@ -39,7 +39,7 @@ _Row = tuple[float, str, bytes]
 
 
 class SqliteJobStore:
-    """Jobs, documents and logs in one file. Source: ``abc.JobStore`` and ``abc.LogStore``.
+    """Jobs, documents and logs in one file. Source: ``abc.JobStore``, ``abc.LogStore`` and ``abc.SupportsScan``.
 
     Shape:  ``trace`` is called with each statement of the writer, for tests and for the curious.
     Units:  ``max_bytes`` is what the file may grow to; None for as much as the disk has.
@@ -152,6 +152,9 @@ class SqliteJobStore:
     async def due(self, before: float, *, limit: int = 100) -> list[Job]:
         return await self._reader.ask(lambda tx: _decoded(tx.execute("due", before, limit)))
 
+    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[list[Job], str]:
+        return await self._reader.ask(partial(_scan, after=int(cursor or 0), limit=limit))
+
     async def counts(self, queue: str | None) -> dict[tuple[State, str], int]:
         return await self._reader.ask(partial(_counts, queue="" if queue is None else queue))
 
@@ -232,6 +235,12 @@ def _document(tx: Transaction, *, queue: str, job_id: str, name: str) -> bytes |
 def _in_namespace(tx: Transaction, *, queue: str, namespace: str, limit: int) -> list[Job]:
     runs = [tx.execute(name, queue, namespace, limit) for name in ("in_namespace", "in_memberships")]
     return _in_order(limit, *runs)
+
+
+def _scan(tx: Transaction, *, after: int, limit: int) -> tuple[list[Job], str]:
+    """By row number, which a record keeps for life: a save moves no record behind the cursor."""
+    rows = tx.execute("scan", after, limit).fetchall()
+    return [decode_job(record) for _, record in rows], str(rows[-1][0]) if len(rows) == limit else ""
 
 
 def _counts(tx: Transaction, *, queue: str) -> dict[tuple[State, str], int]:

@@ -103,6 +103,7 @@ STATEMENTS: Mapping[str, str] = {
     "list_shape": """SELECT queued_at, job_id, record FROM jobs WHERE queue = ? AND state = ? AND shape = ?
         AND (queued_at, job_id) > (?, ?) ORDER BY queued_at, job_id LIMIT ?""",
     "find": "SELECT record FROM jobs WHERE job_id = ? ORDER BY queued_at, queue LIMIT ?",
+    "scan": "SELECT id, record FROM jobs WHERE id > ? ORDER BY id LIMIT ?",
     "due": "SELECT record FROM jobs WHERE due_at <= ? ORDER BY due_at, id LIMIT ?",
     # namespaces
     "in_namespace": """SELECT queued_at, job_id, record FROM jobs WHERE queue = ? AND namespace = ?

@@ -21,6 +21,7 @@ from asman.definition import (
     inline_bytes,
     iter_refs,
     read_definition,
+    referred_blobs,
 )
 from asman.errors import AsmanError, BadDefinition, LimitExceeded
 from asman.job import Requirements
@@ -456,6 +457,23 @@ def test_every_blob_of_this_server_is_named_once() -> None:
         configFiles={"/etc/x": {"type": "key", "value": "config-1"}},
     )
     assert definition.blob_keys == (KEY, "other", "config-1", "context-1")
+    assert referred_blobs(definition.raw) == definition.blob_keys
+
+
+@pytest.mark.parametrize(
+    ("raw", "keys"),
+    [
+        (None, ()),
+        ([], ()),
+        ({"inputs": {"a": {"type": "key"}, "b": {"type": "url", "value": "http://[x/f/y"}, "c": 7}}, ()),
+        ({"inputs": {"a": {"type": "key", "value": "../x"}, "b": {"type": "key", "value": "_definition-1"}}}, ()),
+        ({"build": {"context": 7}, "image": 7, "inputs": {"a": {"type": "key", "value": "k"}}}, ("k",)),
+    ],
+)
+def test_blobs_of_a_stored_definition_are_found_though_it_would_not_be_accepted_today(
+    raw: object, keys: tuple[str, ...]
+) -> None:
+    assert referred_blobs(raw) == keys
 
 
 # --- refs ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from asman.documents import DEFINITION, RESULT, blob_key, blobs_behind, pack, pack_encoded, read_document
+from asman.documents import (
+    DEFINITION,
+    INLINE_BYTES,
+    RESULT,
+    blob_key,
+    blobs_behind,
+    pack,
+    pack_encoded,
+    pointer_to,
+    read_document,
+)
 from core import QUEUE, core, definition
 
 
@@ -27,6 +37,8 @@ async def test_a_small_document_is_kept_as_it_is() -> None:
         assert await pack_encoded(c.services, RESULT, b'{"a":1}', expires_at=0.0) == b'{"a":1}'
         assert blob_key(b'{"a":1}') is None
         assert blob_key(None) is None
+    assert blob_key(pointer_to("_result-1")) == "_result-1"
+    assert INLINE_BYTES == 16 << 10
 
 
 async def test_a_document_whose_blob_is_gone_is_none() -> None:

@@ -68,6 +68,21 @@ class CursorIsInclusive(MemoryJobStore):
         return await super().list(queue, states=states, shape=shape, limit=limit, after=after)
 
 
+class ScansByPosition(MemoryJobStore):
+    """A delete moves the records behind it to the front, over the cursor."""
+
+    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[Any, str]:
+        start = int(cursor or 0)
+        found = list(self._jobs.values())[start : start + limit]
+        return found, str(start + limit) if len(found) == limit else ""
+
+
+class ScansOneQueue(MemoryJobStore):
+    async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[Any, str]:
+        jobs, cursor = await super().scan(cursor=cursor, limit=limit)
+        return [job for job in jobs if not job.queue.endswith("other")], cursor
+
+
 class ForgetsToUncount(MemoryJobStore):
     async def delete(self, queue: str, job_id: str, *, expected: int) -> None:
         job = await self.load(queue, job_id)
@@ -158,6 +173,13 @@ FAULTS = [
     (JobStoreKit, KeepsRemovedDocuments, "test_documents_are_written_replaced_and_removed_with_the_record", ()),
     (JobStoreKit, DueIsExclusive, "test_due_is_what_is_due_at_that_moment_most_overdue_first", ()),
     (JobStoreKit, CursorIsInclusive, "test_cursor_meets_every_job_once", ()),
+    (JobStoreKit, ScansOneQueue, "test_scan_meets_every_record_of_every_queue_and_state", ()),
+    (
+        JobStoreKit,
+        ScansByPosition,
+        "test_scan_misses_no_record_that_is_there_throughout_while_others_come_change_and_go",
+        (),
+    ),
     (JobStoreKit, ForgetsToUncount, "test_counts_agree_with_a_model_through_saves_and_deletes", ()),
     (LogStoreKit, LeavesTheLog, "test_deleted_job_takes_its_log_along", ()),
     (LogStoreKit, TakesOldAttempts, "test_older_attempt_is_ignored", ()),
@@ -273,6 +295,14 @@ async def test_exam_of_the_memory_url_covers_all_three_contracts() -> None:
     assert classes == {"TestJobStore", "TestBlobStore", "TestNotifier"}
     why = {outcome for _, outcome in outcomes if outcome.startswith("skipped")}
     assert "skipped: this store does not claim to keep anything after it is closed" in why
+
+
+async def test_a_store_that_cannot_be_read_through_skips_with_a_sentence(tmp_path: Path) -> None:
+    class Plain(MemoryJobStore):
+        scan = None  # type: ignore[assignment]
+
+    with pytest.raises(pytest.skip.Exception, match="does not offer scan"):
+        await prepared(JobStoreKit, Plain, tmp_path).test_scan_of_nothing_ends()
 
 
 async def test_exam_of_a_durable_url_skips_nothing_and_leaves_nothing(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_statement_neither_scans_nor_sorts(connection: sqlite3.Connection, name:
     [
         ("load", "jobs_by_name (job_id=? AND queue=?)"),
         ("find", "jobs_by_age (job_id=?)"),
+        ("scan", "INTEGER PRIMARY KEY (rowid>?)"),
         ("due", "jobs_by_due (due_at<?)"),
         ("list", "jobs_by_state (queue=? AND state=? AND (queued_at,job_id)>(?,?))"),
         ("list_shape", "jobs_by_shape (queue=? AND state=? AND shape=? AND (queued_at,job_id)>(?,?))"),
