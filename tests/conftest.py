@@ -15,6 +15,7 @@ import pytest
 
 from docker_engine import DockerEngine, what_is_missing
 from other_engines import ENGINES, why_not
+from postgres_server import PostgresServer, why_no_postgres
 
 pytest_plugins = ["ci_skips"]
 
@@ -50,6 +51,16 @@ def docker_engine() -> Iterator[DockerEngine]:
 def docker_host(docker_engine: DockerEngine) -> str:
     """The engine's address, as DOCKER_HOST takes it. Marks: use it in tests marked ``docker``."""
     return docker_engine.host
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for the whole run, started when a test asks for it. To stop one, take one of your own."""
+    missing = why_no_postgres()
+    if missing is not None:
+        pytest.skip(missing)
+    with PostgresServer.private() as server:
+        yield server
 
 
 @pytest.fixture

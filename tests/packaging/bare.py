@@ -19,6 +19,7 @@ EXTRAS = {
     "worker": "aiodocker",
     "webhooks": "standardwebhooks",
     "metrics": "prometheus_client",
+    "postgres": "asyncpg",
     "fast": "uvicorn",
     "testing": "hypothesis",
 }

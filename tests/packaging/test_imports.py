@@ -11,7 +11,17 @@ import pytest
 from fresh_python import run_fresh
 
 DRIVERS = {
-    *("sqlite3", "aiosqlite", "redis", "boto3", "aiobotocore", "httpx", "standardwebhooks", "prometheus_client"),
+    *(
+        "sqlite3",
+        "aiosqlite",
+        "redis",
+        "asyncpg",
+        "boto3",
+        "aiobotocore",
+        "httpx",
+        "standardwebhooks",
+        "prometheus_client",
+    ),
     *("aiodocker", "aiohttp", "hypothesis", "pytest", "rich"),
 }
 WEB = {"quart", "flask", "werkzeug", "hypercorn", "uvicorn"}
