@@ -255,11 +255,19 @@ class BlobStore(_Opens, Protocol):
 
 @runtime_checkable
 class SupportsSignedUrls(Protocol):
-    """Blobs whose bytes can bypass the server."""
+    """Blobs whose bytes can bypass the server. Who has such a URL needs nothing else; so it is valid for minutes.
 
-    async def signed_get_url(self, key: str, *, valid_s: int, content_type: str, disposition: str) -> str: ...
+    Bytes that came by a signed URL were not hashed by anybody: ``stat`` leaves their ``sha256`` empty, and readers
+    check them. A later ``put`` of the same content key replaces them.
+    """
 
-    async def signed_put_url(self, key: str, *, valid_s: int, size_bytes: int | None) -> str: ...
+    async def signed_get_url(self, key: str, *, valid_s: int, content_type: str, disposition: str) -> str:
+        """Where a GET finds the bytes, ranges too, with this type and disposition whatever the uploader said."""
+        ...
+
+    async def signed_put_url(self, key: str, *, valid_s: int, size_bytes: int, expires_at: float) -> str:
+        """Where a PUT of exactly so many bytes is stored, visible when all are there and kept until ``expires_at``."""
+        ...
 
 
 class Notifier(_Opens, Protocol):

@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from asman import memory
-from asman.abc import JobStore, KeepsTime, KnowsListeners, TellsDurability
+from asman.abc import JobStore, KeepsTime, KnowsListeners, SupportsSignedUrls, TellsDurability
 from asman.config import Config
 from asman.errors import AsmanError, BadRequest, MethodNotAllowed, RouteNotFound, clip
 from asman.metering import Meters, measured
@@ -130,6 +130,7 @@ class _Starter:
             jobs_opened = await stack.enter_async_context(self._jobs)
             notifier = await stack.enter_async_context(self._notifier)
             blobs_opened = await stack.enter_async_context(self._blobs)
+            may_redirect = self._config.blob_redirects == "on" and isinstance(blobs_opened, SupportsSignedUrls)
             meters = self.meters
             if meters is not None:
                 jobs_opened, blobs_opened = (
@@ -143,6 +144,7 @@ class _Starter:
                 jobs=jobs_opened,
                 logs=jobs_opened,  # type: ignore[arg-type]  # checked when it was chosen
                 blobs=blobs_opened,
+                signer=blobs_opened if may_redirect else None,  # type: ignore[arg-type]  # just checked
                 notifier=notifier,
                 is_heard=notifier.is_heard if isinstance(notifier, KnowsListeners) else _perhaps,
                 deliverer=open_deliverer(self._manager, self._config),

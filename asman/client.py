@@ -59,6 +59,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes done so far and in all (None: not known)."""
 
 _CHUNK_BYTES = 256 << 10
+_ASK_FROM_BYTES = 1 << 20
 _REDIRECTS_MAX = 5
 _TRIES = 4
 _PATIENCE = (429, 502, 503, 504)
@@ -343,10 +344,27 @@ class Client:
                     raise self._refusal(response)
             await asyncio.sleep(0.2 * 2**tried)
 
+    async def _upload_url(self, key: str, size_bytes: int) -> str:
+        """Where a large body is to go: asked for before, since on a redirect it would be sent twice.
+
+        Errors: LimitExceeded. A server that does not answer such a question gets the body itself, and may redirect.
+        """
+        own = f"{self.server}/f/{_part(key)}"
+        if size_bytes < _ASK_FROM_BYTES:
+            return own
+        try:
+            answer = await self._ask("GET", f"/upload/{_part(key)}", params={"size": str(size_bytes)})
+        except LimitExceeded:
+            raise
+        except AsmanError:
+            return own
+        url = answer.get("url") if isinstance(answer, dict) and answer.get("size") == size_bytes else None
+        return url if isinstance(url, str) and urlsplit(url).scheme in ("http", "https") else own
+
     async def _put_once(self, key: str, chunks: Callable[[], AsyncIterator[bytes]], size_bytes: int) -> httpx.Response:
         """Send the body to wherever the server redirects; every hop gets it from the start, as a PUT."""
         httpx = _load_httpx()
-        url = f"{self.server}/f/{_part(key)}"
+        url = await self._upload_url(key, size_bytes)
         headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
         timeout = httpx.Timeout(self._timeout_s, read=_STORING_S)
         for _ in range(_REDIRECTS_MAX + 1):

@@ -131,6 +131,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="blobs", kind="text", default="", env="ASMAN_BLOBS", help="Blob store URL, if not the backend's own."),
     Setting(
+        name="blob_redirects",
+        kind="text",
+        default="on",
+        env="ASMAN_BLOB_REDIRECTS",
+        help="on: send callers to the blob store where it can sign addresses (S3); off: bytes pass through here.",
+    ),
+    Setting(
         name="notifier",
         kind="text",
         default="",
@@ -241,6 +248,7 @@ class Config:
     postgres: str = "postgresql://localhost/asman"
     s3: str = ""
     blobs: str = ""
+    blob_redirects: str = "on"
     notifier: str = ""
     profile: str = "private"
     public_url: str = ""
@@ -344,6 +352,8 @@ def load_config(
     config = Config(**values)
     if config.profile not in PROFILES:
         raise ConfigError(f"profile is {clip(config.profile)}; known are: {', '.join(sorted(PROFILES))}")
+    if config.blob_redirects not in ("on", "off"):
+        raise ConfigError(f"blob_redirects is {clip(config.blob_redirects)}; known are: on, off")
     _check_backend(config)
     return replace(config, limits=PROFILES[config.profile]), source
 

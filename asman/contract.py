@@ -340,7 +340,7 @@ SCHEMAS: Mapping[str, _Schema] = {
     ),
     "Stored": _object({"success": _YES, "key": _text(), "size": _COUNT, "sha256": _text()}),
     "Exists": _object({"exists": _FLAG}),
-    "SignedUrl": _object({"url": _text(), "ref": _ref("DataRef")}),
+    "SignedUrl": _object({"url": _text(), "ref": _ref("DataRef")}, {"size": _COUNT}),
     "Status": _object(
         {
             "jobs": _map(_ref("QueueRecord")),
@@ -418,6 +418,7 @@ _PARAMETERS: Mapping[str, _Schema] = {
     "deleteFor": _parameter("query", "namespace", _text(), "Who gives up the job; default *, which is all."),
     "message": _parameter("query", "message", _text(), "Why; kept with the job."),
     "saveAs": _parameter("query", "name", _text(), "File name to save as; it chooses the content type too."),
+    "bytes": _parameter("query", "size", _COUNT, "Bytes to come; the url may then be for exactly so many."),
     "buildSince": _parameter("query", "build_since", _COUNT, "Build log lines that the caller has."),
     "runSince": _parameter("query", "run_since", _COUNT, "Run log lines that the caller has."),
     "needs": _parameter(
@@ -811,9 +812,9 @@ ROUTES: tuple[Route, ...] = (
         summary="Where to upload a blob",
         tag="files",
         replies=_ok("PUT the bytes to url.", _ref("SignedUrl")),
-        errors=(400,),
-        deprecated=True,
-        detail="Use PUT /f/{key}.",
+        errors=(400, 413),
+        takes=("bytes",),
+        detail="PUT /f/{key} redirects there too, but many HTTP clients send the whole body before they look.",
     ),
     Route(
         name="get_download_url",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pluggy
 
-from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier
+from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier, SupportsSignedUrls
 from asman.config import Config
 from asman.metering import Meters
 from asman.rates import Rates
@@ -20,13 +20,15 @@ class Services:
     """Shape: ``clock`` answers seconds since the epoch, UTC; ``durability`` what an acknowledged submit survives
     (``disk``, ``everysec``, ``memory``; empty if the job store does not say); ``random_id`` 32 random
     lowercase hex digits; ``is_heard`` False where a message on a notifier topic would certainly reach nobody;
-    ``meters`` None where nobody measures.
+    ``signer`` the blob store if callers are to be sent to it, None if all bytes pass through the server; ``meters``
+    None where nobody measures.
     """
 
     config: Config
     jobs: JobStore
     logs: LogStore
     blobs: BlobStore
+    signer: SupportsSignedUrls | None
     notifier: Notifier
     deliverer: Deliverer | None
     plugins: pluggy.PluginManager

@@ -16,6 +16,8 @@ import pytest
 from docker_engine import DockerEngine, what_is_missing
 from other_engines import ENGINES, why_not
 from postgres_server import PostgresServer, why_no_postgres
+from s3_server import S3Server, moto_server
+from swift_server import swift_server
 
 pytest_plugins = ["ci_skips"]
 
@@ -61,6 +63,27 @@ def postgres_server() -> Iterator[PostgresServer]:
         pytest.skip(missing)
     with PostgresServer.private() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One S3 store for the whole run, started when a test asks for it."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def swift() -> Iterator[S3Server]:
+    """Another make of S3 store for the whole run, started when a test asks for it."""
+    with swift_server() as server:
+        yield server
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> S3Server:
+    """The store, with its credentials in the environment and none of this machine's own settings."""
+    s3_server.as_environment(monkeypatch)
+    return s3_server
 
 
 @pytest.fixture

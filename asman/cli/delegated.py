@@ -8,7 +8,7 @@ from asman.errors import ConfigError
 
 __all__ = ["command_of_a_plugin", "worker"]
 
-_INSTALL = {"worker": 'pip install "asman[worker]"'}
+_INSTALL = {"worker": 'pip install "asman[worker]"', "s3": 'pip install "asman[s3]"'}
 
 
 def command_of_a_plugin(name: str) -> click.Command | None:

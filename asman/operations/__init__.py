@@ -7,12 +7,14 @@ second copy of anything.
 
 from asman.operations.blobs import (
     BlobBody,
+    download_link,
     has_blob,
     output_keys,
     own_blob_key,
     read_blob,
     stat_blob,
     store_blob,
+    upload_link,
 )
 from asman.operations.end import CANCEL_TEXT, cancel, delete
 from asman.operations.load import QueueLoad, queue_load
@@ -69,6 +71,7 @@ __all__ = [
     "claim",
     "copy",
     "delete",
+    "download_link",
     "expiry",
     "find_job",
     "find_result",
@@ -102,5 +105,6 @@ __all__ = [
     "store_blob",
     "submit",
     "topic",
+    "upload_link",
     "why",
 ]

@@ -8,12 +8,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asman.abc import BlobInfo
-from asman.errors import BlobNotFound, Expired, clip
+from asman.errors import BlobNotFound, Expired, LimitExceeded, clip
 from asman.identity import check_blob_key, is_content_key
 from asman.job import absent
 from asman.services import Services
 
-__all__ = ["BlobBody", "has_blob", "output_keys", "own_blob_key", "read_blob", "stat_blob", "store_blob"]
+__all__ = [
+    "BlobBody",
+    "download_link",
+    "has_blob",
+    "output_keys",
+    "own_blob_key",
+    "read_blob",
+    "stat_blob",
+    "store_blob",
+    "upload_link",
+]
+
+_LINK_VALID_S = 900
+"""Callers follow at once; what must happen within this time is the start of the transfer."""
+
+_DIRECT_BYTES = 1 << 20
+"""Smaller uploads are stored here: sending them on costs the caller more than it saves the server, and here they are
+checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +49,49 @@ async def store_blob(services: Services, key: str, chunks: AsyncIterable[bytes])
     Errors: BadName, HashMismatch, LimitExceeded, Conflict (other bytes under a free key), StorageFull.
     """
     check_blob_key(key)
-    now = services.clock()
-    expires_at = (
-        services.plugins.hook.asman_expires_at(job=absent("", ""), now=now, config=services.config)
-        or now + 30 * 86_400.0
-    )
     return await services.blobs.put(
         key,
         chunks,
-        expires_at=expires_at,
+        expires_at=_expires_at(services),
         sha256=key if is_content_key(key) else None,
         max_bytes=services.config.limits.blob_bytes or None,
+    )
+
+
+def _expires_at(services: Services) -> float:
+    now = services.clock()
+    decided: float | None = services.plugins.hook.asman_expires_at(job=absent("", ""), now=now, config=services.config)
+    return decided or now + 30 * 86_400.0
+
+
+async def upload_link(services: Services, key: str, size_bytes: int) -> str | None:
+    """Where the caller is to send the bytes; None if here.
+
+    Only to a content key, whose bytes a reader can check, and only of a stated size. What was checked once is not
+    replaced by what nobody checks.
+
+    Errors: BadName; LimitExceeded.
+    """
+    check_blob_key(key)
+    limit = services.config.limits.blob_bytes
+    if 0 < limit < size_bytes:
+        raise LimitExceeded(f"the blob has {size_bytes} bytes; at most {limit} are allowed")
+    if services.signer is None or not is_content_key(key) or size_bytes < _DIRECT_BYTES:
+        return None
+    info = await services.blobs.stat(key)
+    if info is not None and info.sha256:
+        return None
+    return await services.signer.signed_put_url(
+        key, valid_s=_LINK_VALID_S, size_bytes=size_bytes, expires_at=_expires_at(services)
+    )
+
+
+async def download_link(services: Services, info: BlobInfo, *, content_type: str, disposition: str) -> str | None:
+    """Where the caller finds the bytes of a blob that ``stat_blob`` found; None if here."""
+    if services.signer is None:
+        return None
+    return await services.signer.signed_get_url(
+        info.key, valid_s=_LINK_VALID_S, content_type=content_type, disposition=disposition
     )
 
 

@@ -36,6 +36,11 @@ async def download(key: str) -> Response:
     }
     if request.headers.get("If-None-Match", "").strip() == headers["etag"]:
         return Response(b"", status=304, headers=headers)
+    if request.method == "GET":
+        disposition = headers["content-disposition"]
+        link = await ops.download_link(services(), info, content_type=headers["content-type"], disposition=disposition)
+        if link is not None:
+            return Response(b"", status=302, headers={"location": link, "cache-control": "no-store"})
     wanted = byte_range(request.headers.get("Range"), info.size_bytes)
     start, stop = wanted or (0, info.size_bytes)
     headers["content-length"] = str(stop - start)

@@ -87,8 +87,9 @@ class Front:
             return
         except Exception as error:
             answer = error_answer(error, ref="submit")
-            await body.read_away(headers)
-        await _send(services, scope, headers, send, answer)
+            if not _waits_for_leave(headers):
+                await body.read_away()
+        await _send(services, scope, headers, send, answer, body)
 
     async def _upload(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         services, _ = await self._started()
@@ -97,17 +98,20 @@ class Front:
         try:
             _check(services, scope, headers)
             length = _stated_length(headers)
-            limit = services.config.limits.blob_bytes
-            if 0 < limit < length:
-                raise LimitExceeded(f"the blob has {length} bytes; at most {limit} are allowed")
+            link = await ops.upload_link(services, key, length)
+            if link is not None:
+                elsewhere = Answer(status=307, headers={"location": link, "cache-control": "no-store"})
+                await _send(services, scope, headers, send, elsewhere, body)
+                return
             info = await ops.store_blob(services, key, body.pieces())
             answer = json_answer({"success": True, "key": info.key, "size": info.size_bytes, "sha256": info.sha256})
         except _ClientGone:
             return
         except Exception as error:
             answer = error_answer(error, ref="upload")
-            await body.read_away(headers)
-        await _send(services, scope, headers, send, answer)
+            if not _waits_for_leave(headers):
+                await body.read_away()
+        await _send(services, scope, headers, send, answer, body)
 
 
 class _Body:
@@ -153,13 +157,15 @@ class _Body:
             if piece:
                 yield piece
 
-    async def read_away(self, headers: dict[str, str]) -> None:
-        """After a refusal: take what the caller still sends, within bounds.
+    @property
+    def has_more(self) -> bool:
+        return self._has_more
+
+    async def read_away(self) -> None:
+        """After a refusal or redirect: take what the caller still sends, within bounds.
 
         Most clients read the answer only when they have sent everything; closing on them would hide the reason.
         """
-        if headers.get("expect", "").lower() == "100-continue":
-            return
         size = 0
         try:
             async with asyncio.timeout(_READ_AWAY_S):
@@ -202,9 +208,25 @@ def _check(services: Services, scope: _Scope, headers: dict[str, str]) -> None:
     check_host_and_origin(services.config, scope["method"], headers.get("origin", ""), headers.get("host", ""))
 
 
-async def _send(services: Services, scope: _Scope, headers: dict[str, str], send: _Send, answer: Answer) -> None:
+def _waits_for_leave(headers: dict[str, str]) -> bool:
+    """Such a caller reads the answer before it sends its body."""
+    return headers.get("expect", "").lower() == "100-continue"
+
+
+async def _send(
+    services: Services, scope: _Scope, headers: dict[str, str], send: _Send, answer: Answer, body: _Body | None = None
+) -> None:
+    """Answer; a ``body`` that was not read to its end is read away behind the answer.
+
+    The answer goes out at once, so that a caller who listens while it sends can stop. One that waits for leave to
+    send may have been given it by the HTTP server, which then holds the connection until somebody takes the bytes.
+    """
     named = answer.all_headers() | cors_headers(services.config, headers.get("origin", ""), headers.get("host", ""))
     named["content-length"] = str(len(answer.body))
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
     await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": answer.body})
+    is_left = body is not None and body.has_more
+    await send({"type": "http.response.body", "body": answer.body, "more_body": is_left})
+    if body is not None and is_left:
+        await body.read_away()
+        await send({"type": "http.response.body", "body": b""})

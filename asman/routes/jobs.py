@@ -323,8 +323,21 @@ async def copy(job_id: str) -> Response:
 
 @jobs.get("/upload/<key>")
 async def upload_url(key: str) -> Response:
-    url = f"{base_url()}/f/{check_blob_key(key)}"
-    return respond(json_answer({"url": url, "ref": {"value": key, "type": "key"}}))
+    """``?size=`` asks for the place that takes exactly so many bytes, so that they need not be sent here first."""
+    ref = {"value": check_blob_key(key), "type": "key"}
+    size_bytes = _size(request.args.get("size", ""))
+    link = await ops.upload_link(services(), key, size_bytes)
+    if link is not None:
+        return respond(json_answer({"url": link, "ref": ref, "size": size_bytes}, cache_control="no-store"))
+    return respond(json_answer({"url": f"{base_url()}/f/{key}", "ref": ref}))
+
+
+def _size(text: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise BadRequest(f"size is {clip(text)}; a whole number of bytes was expected")
+    return int(text)
 
 
 @jobs.get("/download/<key>")

@@ -58,6 +58,8 @@ class TestJobStore(_AtUrl, JobStoreKit):
 
 
 class TestBlobStore(_AtUrl, BlobStoreKit):
+    memory_bytes = 24 << 20  # room for two parts of 8 MiB, as stores of objects are sent
+
     async def open_store(self) -> BlobStore:
         return open_blob_store(self.plugins, self.url, Config())
 

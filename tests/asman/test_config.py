@@ -45,7 +45,7 @@ def test_without_anything_the_defaults_hold_and_say_so() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
 def test_every_setting_can_come_from_each_source(setting: Any, tmp_path: Path) -> None:
-    chosen = {"profile": "public", "backend": "postgres"}
+    chosen = {"profile": "public", "backend": "postgres", "blob_redirects": "off"}
     text = chosen.get(setting.name, SAMPLES[setting.kind])
     value = chosen.get(setting.name, READ[setting.kind])
     file = write(tmp_path, f'{setting.name} = "{text}"\n')

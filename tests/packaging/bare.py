@@ -18,6 +18,7 @@ EXTRAS = {
     "client": "httpx",
     "worker": "aiodocker",
     "webhooks": "standardwebhooks",
+    "s3": "aioboto3",
     "metrics": "prometheus_client",
     "postgres": "asyncpg",
     "fast": "uvicorn",
@@ -62,7 +63,7 @@ def the_command_line_explains_itself() -> None:
 def plugins_are_listed() -> None:
     status, said = _asman("plugins")
     assert status == 0, said
-    for name in ("sqlite", "filesystem", "ttl", "webhooks", "metrics"):
+    for name in ("sqlite", "filesystem", "s3", "ttl", "webhooks", "metrics"):
         assert name in said, said
 
 
@@ -85,6 +86,11 @@ def the_faster_server_says_which_extra_it_needs() -> None:
     a_missing_extra_is_named("fast", "serve", "--backend", "memory", "--server", "uvicorn", "--port", "0")
 
 
+def blobs_in_s3_say_which_extra_they_need() -> None:
+    a_missing_extra_is_named("s3", "serve", "--backend", "memory", "--blobs", "s3://bucket", "--port", "0")
+    a_missing_extra_is_named("s3", "s3", "init", "s3://bucket")
+
+
 def a_backend_that_is_not_installed_is_named() -> None:
     a_missing_extra_is_named("redis", "serve", "--backend", "redis://localhost:6379/0", "--port", "0")
 
@@ -97,6 +103,7 @@ CHECKS: tuple[Callable[[], None], ...] = (
     the_client_says_which_extra_it_needs,
     the_worker_says_which_extra_it_needs,
     the_faster_server_says_which_extra_it_needs,
+    blobs_in_s3_say_which_extra_they_need,
     a_backend_that_is_not_installed_is_named,
 )
 

@@ -11,18 +11,8 @@ import pytest
 from fresh_python import run_fresh
 
 DRIVERS = {
-    *(
-        "sqlite3",
-        "aiosqlite",
-        "redis",
-        "asyncpg",
-        "boto3",
-        "aiobotocore",
-        "httpx",
-        "standardwebhooks",
-        "prometheus_client",
-    ),
-    *("aiodocker", "aiohttp", "hypothesis", "pytest", "rich"),
+    *("sqlite3", "aiosqlite", "redis", "asyncpg", "aioboto3", "aiobotocore", "boto3", "botocore"),
+    *("httpx", "standardwebhooks", "prometheus_client", "aiodocker", "aiohttp", "hypothesis", "pytest", "rich"),
 }
 WEB = {"quart", "flask", "werkzeug", "hypercorn", "uvicorn"}
 

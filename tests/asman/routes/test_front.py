@@ -10,7 +10,7 @@ from core import QUEUE, Core, core, definition
 
 
 async def _raw(c: Core, method: str, path: str, pieces: list[bytes], headers: dict[str, str]) -> tuple[int, Any, int]:
-    """One request as plain ASGI messages: (status, body, pieces that were read)."""
+    """One request as plain ASGI messages: (status, body, pieces that were read before the answer began)."""
     scope = {
         "type": "http",
         "method": method,
@@ -33,12 +33,12 @@ async def _raw(c: Core, method: str, path: str, pieces: list[bytes], headers: di
         return {"type": "http.request", "body": pieces[read - 1], "more_body": read < len(pieces)}
 
     async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
+        sent.append({**message, "read": read})
 
     await c.app.asgi_app(scope, receive, send)  # type: ignore[arg-type]
     if not sent:
         return 0, None, read
-    return sent[0]["status"], json.loads(sent[1]["body"]), read
+    return sent[0]["status"], json.loads(sent[1]["body"]), sent[0]["read"]
 
 
 async def test_a_submit_in_pieces_is_put_together() -> None:
