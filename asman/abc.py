@@ -52,7 +52,12 @@ class JobStore(_Opens, Protocol):
 
     Two writers that saw the same version cannot both save: the store compares ``expected`` with what it holds, in
     one step. What a method returned from is on stable storage (for stores that promise durability at all).
-    Nothing here costs more for a longer queue, except by what it returns.
+    Nothing here costs more for a longer queue, except by what it returns. Many calls are under way at once; one whose
+    caller is cancelled is done as a whole or not at all.
+
+    Shape:  a queue is text of up to 128 characters of ``[A-Za-z0-9._~-]``, a job id 64 lowercase hex digits, a
+            namespace any text of up to 256 characters. All are compared as they are, case included.
+    Errors: Unavailable when the store cannot answer now or is closed; nothing is changed then.
     """
 
     async def load(self, queue: str, job_id: str) -> Job | None:
@@ -147,8 +152,8 @@ class LogStore(Protocol):
     async def append_log(self, queue: str, job_id: str, *, attempt: int, half: LogHalf, lines: list[bytes]) -> int:
         """Add lines and answer with the total; a newer attempt drops the older one's lines of both halves first.
 
-        An older attempt's lines are ignored, and so are those of a job without a record (the answer is 0). At most
-        the first and the last 4 MiB of a half are kept.
+        No lines change nothing. An older attempt's lines are ignored, and so are those of a job without a record (the
+        answer is 0). At most the first and the last 4 MiB of a half are kept.
         """
         ...
 

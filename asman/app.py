@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, cast
 
+import pluggy
 from quart import Quart, Response, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
@@ -89,6 +90,17 @@ def _durability_of(store: JobStore) -> str:
     return store.durability if isinstance(store, TellsDurability) else ""
 
 
+def _load(config: Config, plugins: Sequence[object], discover: bool) -> pluggy.PluginManager:
+    """All plugins of one app. Later ones are asked first: installed, what plugins keep for this app, given ones."""
+    manager = load_plugins([memory, *plugins], discover=discover)
+    made = [plugin for answer in manager.hook.asman_app_plugins(config=config) for plugin in answer or ()]
+    for plugin in plugins:
+        manager.unregister(plugin)
+    for plugin in (*made, *plugins):
+        manager.register(plugin)
+    return manager
+
+
 class _Starter:
     """Opens the services of one app, once, whoever asks first."""
 
@@ -96,13 +108,7 @@ class _Starter:
         self, app: Quart, config: Config, plugins: Sequence[object], discover: bool, clock: Callable[[], float] | None
     ) -> None:
         self._app, self._config, self._clock = app, config, clock
-        manager = load_plugins([memory], discover=discover)
-        for made in manager.hook.asman_app_plugins(config=config):
-            for plugin in made or ():
-                manager.register(plugin)
-        for plugin in plugins:
-            manager.register(plugin)
-        self._manager = manager
+        self._manager = manager = _load(config, plugins, discover)
         self._jobs = open_job_store(manager, config.job_store_url, config)
         self._blobs = open_blob_store(manager, config.blob_store_url, config)
         self._notifier = choose_notifier(manager, config)

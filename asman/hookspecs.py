@@ -17,7 +17,12 @@ the entry point group ``asman``::
         from asman_mybackend.jobs import MyJobStore   # import the driver here, so that it is loaded only when chosen
         return MyJobStore(url)
 
-Choosing hooks are plain functions, never coroutines: the first answer that is not None wins.
+Choosing hooks are plain functions, never coroutines: the first answer that is not None wins. A hook may name fewer
+arguments than it is offered. The module is imported by every server and every listing of plugins, so it imports no
+driver, reads no environment and opens nothing: its hooks do, once they know that they are meant. What belongs to one
+app (a counter, a client, a path) is an object that ``asman_app_plugins`` gives, never a variable of the module.
+
+``docs/plugins.md`` goes from here to a published package.
 """
 
 from __future__ import annotations
@@ -41,7 +46,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec(firstresult=True)
 def asman_job_store(url: str, config: Config) -> JobStore | None:
-    """Called once per app. Return an unopened job store (that is also a log store) if the URL is yours, else None."""
+    """Called once per app. Return an unopened job store (that is also a log store) if the URL is yours, else None.
+
+    The server enters it as an async context manager, once, and leaves it when it stops. Raise ConfigError for a URL
+    that is yours and cannot be read.
+    """
 
 
 @hookspec(firstresult=True)
@@ -77,7 +86,8 @@ def asman_deliverer(config: Config) -> Deliverer | None:
 def asman_job_changed(job: Job, before: Job) -> Coroutine[Any, Any, None] | None:
     """The one hook at run time: called after a step was saved, with the records after and before it.
 
-    A coroutine that it returns is awaited beside the others; a failure is logged and changes nothing.
+    It is told at most once: a server that is killed at that moment tells nobody. A coroutine that it returns is awaited
+    beside the others, and the step waits for it; a failure is logged and changes nothing.
     """
 
 
@@ -98,7 +108,8 @@ def asman_meter(config: Config) -> Meter | None:
 def asman_app_plugins(config: Config) -> list[object]:
     """Called once per app. Return objects that implement run-time hooks and keep state for this app alone.
 
-    They are registered beside the modules, so a plugin that counts or remembers needs no state of its module.
+    They are registered beside the modules, so a plugin that counts or remembers needs no state of its module. Read your
+    own environment variables here; a ConfigError stops the server and is shown.
     """
     return []
 

@@ -53,7 +53,10 @@ def load_plugins(extra: Iterable[ModuleType | object] = (), *, discover: bool = 
         for point in sorted(entry_points(group=hookspecs.PROJECT), key=lambda p: p.name):
             _register(manager, point)
     for plugin in extra:
-        manager.register(plugin)
+        name = manager.get_name(plugin)
+        if name is not None:  # installed as well: it moves to the front
+            manager.unregister(plugin)
+        manager.register(plugin, name=name)
     return manager
 
 

@@ -3,11 +3,13 @@
     python docs/generate.py            write the pages
     python docs/generate.py --check    say which pages differ; exit 1 if any does
 
-Edit the code, not these pages: ``tests/test_layout.py`` compares them.
+Edit the code, not these pages: ``tests/test_layout.py`` compares them. Of ``plugins.md`` only the code blocks are made,
+from the example package.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -325,6 +327,32 @@ def metrics_page() -> str:
     )
 
 
+# --- the tutorial -----------------------------------------------------------------------------------------------------
+
+
+_BLOCK = re.compile(r"^<!-- from ([\w./-]+)(?:: ([\w, ]+))? -->\n```(\w+)\n.*?^```$", re.M | re.S)
+
+
+def plugins_page() -> str:
+    """The page as it is, with each code block that names a file filled from it: all of it, or some definitions."""
+    return _BLOCK.sub(_filled, (HERE / "plugins.md").read_text())
+
+
+def _filled(block: re.Match[str]) -> str:
+    path, names, language = block.groups()
+    text = (HERE.parent / path).read_text()
+    parts = [_definition(path, text, name.strip()) for name in names.split(",")] if names else [text.strip()]
+    named = f"<!-- from {path}{f': {names}' if names else ''} -->"
+    return f"{named}\n```{language}\n" + "\n\n\n".join(parts) + "\n```"
+
+
+def _definition(path: str, text: str, name: str) -> str:
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == name:
+            return "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])
+    raise LookupError(f"docs/plugins.md shows {name} of {path}, which has no such definition")
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "errors.md": errors_page,
@@ -333,6 +361,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands_page,
     "worker.md": worker_page,
     "metrics.md": metrics_page,
+    "plugins.md": plugins_page,
 }
 
 

@@ -319,3 +319,14 @@ def test_every_core_module_is_either_open_or_closed_to_backends() -> None:
     }
     assert closed & {f"asman.{name}" for name in OPEN_TO_BACKENDS} == set()
     assert modules - closed - {f"asman.{name}" for name in OPEN_TO_BACKENDS} == {"asman.__init__"}
+
+
+def test_the_example_package_uses_what_is_open_to_backends_and_nothing_else() -> None:
+    files = sorted((ROOT / "examples").glob("*/src/**/*.py"))
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    named |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    ours = {name.split(".")[1] for name in named if name.startswith("asman.")}
+    assert ours
+    assert ours <= OPEN_TO_BACKENDS
+    assert not named & {"asman"}

@@ -278,21 +278,40 @@ def backend() -> None:
 
 @backend.command()
 @click.argument("url")
+@click.option("--only", default="", metavar="TEXT", help="Run the tests whose name holds this text.")
 @click.option("-v", "--verbose", is_flag=True, help="Name every test.")
-def check(url: str, verbose: bool) -> int:
+def check(url: str, only: str, verbose: bool) -> int:
     """Run the conformance kits against the backend at URL: job store, blob store, notifier, whichever it offers.
 
-    The kits write and delete under names of their own; give a URL whose data may be lost.
+    The kits write and delete under names of their own; give a URL whose data may be lost. Of a test that fails it is
+    told what was promised, what was called, what happened and what was expected.
     """
     try:
         from asman.testing import check_backend
     except ImportError as error:
         hint = 'pip install "asman[testing]"'
         raise ConfigError(f"the kits need what is not installed: {error.name}", hint=hint) from error
-    outcomes = asyncio.run(check_backend(url))
+    outcomes = asyncio.run(check_backend(url, only=only))
+    for test, alike, outcome in _grouped(outcomes) if not verbose else [(t, [], o) for t, o in outcomes]:
+        result, _, told = outcome.partition(": ")
+        if verbose or result == "failed":
+            click.echo("\n".join((f"{result:<8}{test}", *(f"        {line}" for line in told.splitlines()))))
+            if alike:
+                click.echo(f"        and so with {len(alike)} more: {' '.join(alike)[:200]}")
+    counted = {kind: sum(1 for _, o in outcomes if o.startswith(kind)) for kind in ("passed", "failed", "skipped")}
+    click.echo(", ".join(f"{count} {kind}" for kind, count in counted.items()))
+    if counted["failed"]:
+        click.echo("one of them again: --only with a part of its name; the tests stand in asman/testing")
+    return FAILURE if counted["failed"] or not counted["passed"] else 0
+
+
+def _grouped(outcomes: list[tuple[str, str]]) -> Iterator[tuple[str, list[str], str]]:
+    """Failures of one test with several values as one: the first, and with which values it failed besides."""
+    alike: dict[str, list[str]] = {}
     for test, outcome in outcomes:
-        if verbose or outcome.startswith("failed"):
-            print(f"{outcome.split(':')[0]:7} {test}" + (f"\n        {outcome}" if ":" in outcome else ""))
-    told = {kind: sum(1 for _, o in outcomes if o.startswith(kind)) for kind in ("passed", "failed", "skipped")}
-    print(", ".join(f"{count} {kind}" for kind, count in told.items()))
-    return 1 if told["failed"] or not told["passed"] else 0
+        if outcome.startswith("failed"):
+            alike.setdefault(test.partition("[")[0], []).append(test)
+    for test, outcome in outcomes:
+        first, *others = alike.get(test.partition("[")[0], [test])
+        if test == first:
+            yield test, [f"[{other.partition('[')[2]}" for other in others], outcome

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from asman.abc import JobStore, LogStore, SupportsScan
@@ -58,28 +58,37 @@ async def _attempt(store: JobStore, job: Job, expected: int, documents: dict[str
 
 
 class JobStoreKit(LogStoreKit):
-    """The exam of a job store, its logs included."""
+    """The exam of a job store, its logs included.
+
+    Shape:  ``shrinks`` says that random steps which disagree are told in their shortest form: that takes minutes.
+    """
+
+    shrinks = True
 
     # --- load and save -----------------------------------------------------------------------------------------------
 
     async def test_the_store_is_a_job_store_and_a_log_store(self) -> None:
+        """The object has every method of JobStore and LogStore."""
         store = await self.open_store()
         assert isinstance(store, JobStore)
         assert isinstance(store, LogStore)
 
     async def test_unknown_job_is_none(self) -> None:
+        """load and document answer None for a job that is not there, and raise nothing."""
         async with await self.open_store() as store:
             assert await store.load(self.queue, fresh_id()) is None
             assert await store.document(self.queue, fresh_id(), "definition") is None
 
     @pytest.mark.parametrize("make", [make_job, rich_job])
     async def test_saved_record_comes_back_equal_in_every_member(self, make: type[Job]) -> None:
+        """load gives back what save was given, to the last member and digit; encode_job and decode_job do that."""
         job = make(self.queue)  # type: ignore[call-arg]
         async with await self.open_store() as store:
             await store.save(job, expected=0)
             assert await store.load(job.queue, job.job_id) == job
 
     async def test_large_record_comes_back_equal(self) -> None:
+        """A record may have 300 kB and a thousand namespaces."""
         names = tuple((f"namespace-{number:04d}" + "n" * 200, NOW) for number in range(1_000))
         job = make_job(self.queue, namespaces=names, message="x" * 100_000)
         async with await self.open_store() as store:
@@ -90,6 +99,7 @@ class JobStoreKit(LogStoreKit):
 
     @pytest.mark.parametrize("name", QUEUE_NAMES)
     async def test_nasty_queue_names_are_kept_apart(self, name: str) -> None:
+        """Queue names are compared byte for byte: no case folding, no wildcards, no cutting."""
         queue = self.new_queue(name)
         async with await self.open_store() as store:
             job = make_job(queue)
@@ -101,6 +111,7 @@ class JobStoreKit(LogStoreKit):
                     assert await store.list(other, states=_ALL) == []
 
     async def test_job_is_kept_per_queue(self) -> None:
+        """A record belongs to (queue, job id): the same id in two queues is two jobs."""
         other = self.new_queue("other")
         job_id = fresh_id()
         async with await self.open_store() as store:
@@ -112,6 +123,7 @@ class JobStoreKit(LogStoreKit):
             assert await store.document(other, job_id, "definition") == b"there"
 
     async def test_save_replaces_the_record(self) -> None:
+        """save over the stored version replaces the record as a whole."""
         async with await self.open_store() as store:
             job = make_job(self.queue)
             await store.save(job, expected=0)
@@ -121,6 +133,8 @@ class JobStoreKit(LogStoreKit):
 
     @pytest.mark.parametrize("expected", [0, 1, 3])
     async def test_save_over_another_version_conflicts_and_changes_nothing(self, expected: int) -> None:
+        """save compares ``expected`` with the stored version and raises Conflict if they differ; record, documents,
+        indexes and counters stay as they were."""
         async with await self.open_store() as store:
             job = make_job(self.queue, version=2, expires_at=_LONG_AGO)
             await store.save(job, expected=0, documents={"definition": b"d", "result": b"r"})
@@ -141,6 +155,8 @@ class JobStoreKit(LogStoreKit):
             assert job in await store.due(_LONG_AGO)
 
     async def test_save_of_a_record_that_is_not_there_conflicts_unless_it_is_the_first(self) -> None:
+        """Without a record the stored version is 0: save with another ``expected`` raises Conflict and writes
+        nothing."""
         async with await self.open_store() as store:
             job = make_job(self.queue, version=2)
             with pytest.raises(Conflict):
@@ -152,6 +168,7 @@ class JobStoreKit(LogStoreKit):
     # --- documents ---------------------------------------------------------------------------------------------------
 
     async def test_documents_are_written_replaced_and_removed_with_the_record(self) -> None:
+        """save writes the documents it is given, removes those given as None, and leaves the others alone."""
         async with await self.open_store() as store:
             job = make_job(self.queue)
             read = [("definition", b"1"), ("result", b"2"), ("untouched", b"3")]
@@ -171,6 +188,7 @@ class JobStoreKit(LogStoreKit):
         ids=["empty", "nul", "64 KiB of all bytes", "unicode", "64 KiB"],
     )
     async def test_document_comes_back_byte_for_byte(self, data: bytes) -> None:
+        """A document is bytes, up to 64 KiB, empty ones included."""
         async with await self.open_store() as store:
             job = make_job(self.queue)
             await store.save(job, expected=0, documents={"definition": data})
@@ -179,10 +197,14 @@ class JobStoreKit(LogStoreKit):
     # --- two writers -------------------------------------------------------------------------------------------------
 
     async def test_of_many_writers_that_saw_the_same_version_exactly_one_wins(self) -> None:
+        """Comparing and writing are one step: of many saves with the same ``expected`` one is done, its documents with
+        it, and the others raise Conflict."""
         async with await self.open_store() as store:
             await self._race(store, store)
 
     async def test_writers_of_two_opened_stores_are_no_different(self) -> None:
+        """Comparing and writing are one step between processes too: two opened stores on the same data stand for two
+        servers."""
         self.needs_shared()
         async with await self.open_store() as one, await self.open_store() as two:
             await self._race(one, two)
@@ -203,6 +225,7 @@ class JobStoreKit(LogStoreKit):
         assert sum((await one.counts(self.queue)).values()) == 1
 
     async def test_what_one_opened_store_saved_the_other_sees(self) -> None:
+        """What save returned from is seen by every other opened store at once; nothing is cached."""
         self.needs_shared()
         async with await self.open_store() as one, await self.open_store() as two:
             job = make_job(self.queue)
@@ -214,12 +237,14 @@ class JobStoreKit(LogStoreKit):
             assert await one.load(self.queue, job.job_id) is None
 
     async def test_many_saves_at_once_are_all_kept(self) -> None:
+        """Hundreds of saves may be under way at once; each that returned is kept."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, queued_at=NOW + n % 10) for n in range(300)]
             await _save_all(store, jobs)
             assert await store.list(self.queue, states=_ALL) == _by_age(jobs)
 
     async def test_save_whose_caller_has_gone_is_whole_or_not_at_all(self) -> None:
+        """A cancelled save is done with its documents or not at all, and hurts none that runs beside it."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue) for _ in range(20)]
             tasks = [asyncio.create_task(store.save(j, expected=0, documents={"definition": b"d"})) for j in jobs]
@@ -238,6 +263,7 @@ class JobStoreKit(LogStoreKit):
     # --- delete ------------------------------------------------------------------------------------------------------
 
     async def test_deleted_job_is_gone_from_everywhere(self) -> None:
+        """delete removes record and documents, and takes the job out of list, find, due, in_namespace and counts."""
         async with await self.open_store() as store:
             names = (("_", NOW), ("second", NOW))
             job = make_job(self.queue, version=3, namespaces=names, expires_at=_LONG_AGO)
@@ -253,6 +279,7 @@ class JobStoreKit(LogStoreKit):
             assert await store.counts(self.queue) == {}
 
     async def test_deleted_job_can_be_saved_anew_without_its_past(self) -> None:
+        """After delete the job may be saved again as new; no document of the old one comes back."""
         async with await self.open_store() as store:
             job = make_job(self.queue)
             await store.save(job, expected=0, documents={"definition": b"old"})
@@ -262,11 +289,14 @@ class JobStoreKit(LogStoreKit):
             assert await store.list(self.queue, states=_ALL) == [job]
 
     async def test_delete_of_an_absent_job_does_nothing(self) -> None:
+        """delete of a job that is not there is no error, whatever ``expected`` is."""
         async with await self.open_store() as store:
             await store.delete(self.queue, fresh_id(), expected=0)
             await store.delete(self.queue, fresh_id(), expected=5)
 
     async def test_delete_of_another_version_conflicts_and_changes_nothing(self) -> None:
+        """delete compares ``expected`` with the stored version and raises Conflict if they differ; nothing is changed
+        then."""
         async with await self.open_store() as store:
             job = make_job(self.queue, version=2)
             await store.save(job, expected=0, documents={"definition": b"d"})
@@ -280,6 +310,7 @@ class JobStoreKit(LogStoreKit):
     # --- lists -------------------------------------------------------------------------------------------------------
 
     async def test_list_is_by_queued_time_then_by_id(self) -> None:
+        """list is in order of (queued_at, job_id), as numbers and as text; times have fractions."""
         async with await self.open_store() as store:
             times = [NOW + 2, NOW, NOW + 0.001, NOW, NOW - 1e6, NOW, NOW + 1e9, 0.0]
             jobs = [make_job(self.queue, queued_at=at) for at in times]
@@ -287,6 +318,7 @@ class JobStoreKit(LogStoreKit):
             assert await store.list(self.queue, states=[State.QUEUED]) == _by_age(jobs)
 
     async def test_list_shows_the_asked_states_only_in_one_order(self) -> None:
+        """list shows the records in ``states`` and no others, in one order over all of them, at most ``limit``."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, state=_ALL[n % 4], queued_at=NOW + n) for n in range(20)]
             await _save_all(store, jobs)
@@ -296,6 +328,7 @@ class JobStoreKit(LogStoreKit):
                 assert await store.list(self.queue, states=states, limit=3) == wanted[:3]
 
     async def test_cursor_meets_every_job_once(self) -> None:
+        """list goes on behind ``after``, which it leaves out: reading on from each last record meets every job once."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, state=_ALL[n % 3], queued_at=NOW + n // 5) for n in range(43)]
             await _save_all(store, jobs)
@@ -309,6 +342,7 @@ class JobStoreKit(LogStoreKit):
             assert seen == _by_age(jobs)
 
     async def test_cursor_need_not_be_a_job_that_is_there(self) -> None:
+        """``after`` is a place, not a job: list goes on from there if its job is gone or never was."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, queued_at=NOW + n) for n in range(4)]
             await _save_all(store, jobs)
@@ -318,6 +352,7 @@ class JobStoreKit(LogStoreKit):
             assert await store.list(self.queue, states=_ALL, after=(FAR, "")) == []
 
     async def test_shape_narrows_the_list(self) -> None:
+        """list with ``shape`` shows the records whose requirements have it, with cursor and limit as without."""
         wanted = Requirements(cores=2, tags=("a",))
         needs = [wanted, Requirements(), Requirements(cores=2), Requirements(cores=2, tags=("a", "b"))]
         async with await self.open_store() as store:
@@ -334,6 +369,7 @@ class JobStoreKit(LogStoreKit):
             assert await store.list(self.queue, states=_ALL, shape=Requirements(gpus=8).shape) == []
 
     async def test_list_follows_what_a_save_changes(self) -> None:
+        """A save that changes state, time or requirements moves the record in every list."""
         async with await self.open_store() as store:
             first, second = (make_job(self.queue, queued_at=NOW + n) for n in range(2))
             await _save_all(store, [first, second])
@@ -350,6 +386,8 @@ class JobStoreKit(LogStoreKit):
     # --- namespaces, find, due ---------------------------------------------------------------------------------------
 
     async def test_namespace_finds_its_queued_and_running_jobs_in_order(self) -> None:
+        """in_namespace finds Queued and Running records by any of their namespaces, by (queued_at, job_id), at most
+        ``limit``."""
         other = self.new_queue("other")
         async with await self.open_store() as store:
             jobs = [
@@ -368,6 +406,7 @@ class JobStoreKit(LogStoreKit):
 
     @pytest.mark.parametrize("name", NAMESPACES)
     async def test_nasty_namespaces_are_kept_apart(self, name: str) -> None:
+        """Namespaces are compared as they are: any text up to 256 characters."""
         async with await self.open_store() as store:
             job = make_job(self.queue, namespaces=((name, NOW),))
             second = make_job(self.queue, namespaces=(("0", NOW), (name, NOW)))
@@ -376,6 +415,7 @@ class JobStoreKit(LogStoreKit):
             assert await store.in_namespace(self.queue, name) == _by_age([job, second])
 
     async def test_namespace_follows_what_a_save_changes(self) -> None:
+        """A save that changes namespaces, time or state moves the record in in_namespace."""
         async with await self.open_store() as store:
             job = make_job(self.queue, namespaces=(("a", NOW), ("b", NOW)))
             await store.save(job, expected=0)
@@ -390,6 +430,7 @@ class JobStoreKit(LogStoreKit):
             assert [await store.in_namespace(self.queue, n) for n in "abc"] == [[], [anew], [anew]]
 
     async def test_find_meets_the_job_in_every_queue_oldest_first(self) -> None:
+        """find meets the records of one job in every queue, oldest queued_at first, at most ``limit``."""
         job_id = fresh_id()
         async with await self.open_store() as store:
             jobs = [
@@ -406,6 +447,8 @@ class JobStoreKit(LogStoreKit):
             assert await store.find(job_id) == [*wanted[1:], later]
 
     async def test_due_is_what_is_due_at_that_moment_most_overdue_first(self) -> None:
+        """due gives records with due_at <= ``before`` (the moment itself included), most overdue first, at most
+        ``limit``."""
         async with await self.open_store() as store:
             at = [_LONG_AGO + 2, _LONG_AGO - 1, _LONG_AGO, _LONG_AGO + 0.001, _LONG_AGO - 0.001, _LONG_AGO - 500]
             jobs = [make_job(self.queue, expires_at=moment) for moment in at]
@@ -416,6 +459,7 @@ class JobStoreKit(LogStoreKit):
             assert len(await store.due(_LONG_AGO, limit=2)) == 2
 
     async def test_due_follows_what_a_save_changes(self) -> None:
+        """A save that changes due_at moves the record in due."""
         async with await self.open_store() as store:
             job = make_job(self.queue, state=State.RUNNING, lease_until=_LONG_AGO)
             await store.save(job, expected=0)
@@ -442,6 +486,7 @@ class JobStoreKit(LogStoreKit):
         return [job for job in seen if job.queue in self.queues]
 
     async def test_scan_meets_every_record_of_every_queue_and_state(self) -> None:
+        """scan gives every record of the store once if nothing is written meanwhile, at most ``limit`` at a time."""
         other = self.new_queue("other")
         async with await self.open_store() as store:
             job_id = fresh_id()
@@ -456,10 +501,12 @@ class JobStoreKit(LogStoreKit):
                 assert _by_place(seen) == _by_place(jobs), "each record once, as nothing was written meanwhile"
 
     async def test_scan_of_nothing_ends(self) -> None:
+        """scan answers with an empty cursor at the end."""
         async with await self.open_store() as store:
             assert await self._scanned(store) == []
 
     async def test_scan_misses_no_record_that_is_there_throughout_while_others_come_change_and_go(self) -> None:
+        """scan meets each record that is there throughout, also one that changes: no change moves it in the order."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue, queued_at=NOW + n) for n in range(40)]
             await _save_all(store, jobs)
@@ -481,10 +528,13 @@ class JobStoreKit(LogStoreKit):
     # --- counts ------------------------------------------------------------------------------------------------------
 
     async def test_counts_of_an_unknown_queue_are_empty(self) -> None:
+        """counts of a queue that nobody used are {}."""
         async with await self.open_store() as store:
             assert await store.counts(self.new_queue("unknown")) == {}
 
     async def test_counts_agree_with_a_model_through_saves_and_deletes(self) -> None:
+        """counts tells how many records there are per (state, shape), zero left out, Removed not counted; for None
+        those of the whole store."""
         chance = random.Random(7)
         needs = [Requirements(), Requirements(cores=2), Requirements(tags=("ü", '"'))]
         other = self.new_queue("other")
@@ -520,6 +570,7 @@ class JobStoreKit(LogStoreKit):
         return dict(counted)
 
     async def test_counts_stay_true_when_many_write_at_once(self) -> None:
+        """A counter changes in the same step as its record; a refused save changes none."""
         async with await self.open_store() as store:
             jobs = [make_job(self.queue) for _ in range(100)]
             await _save_all(store, jobs)
@@ -533,6 +584,7 @@ class JobStoreKit(LogStoreKit):
     # --- durability --------------------------------------------------------------------------------------------------
 
     async def test_everything_is_there_after_close_and_open(self) -> None:
+        """What was saved is there after close and open: records, documents, indexes, counters."""
         self.needs_durable()
         async with await self.open_store() as store:
             jobs = [rich_job(self.queue, state=_ALL[n % 4], queued_at=NOW + n) for n in range(8)]
@@ -552,6 +604,7 @@ class JobStoreKit(LogStoreKit):
                 await store.save(jobs[0], expected=0)
 
     async def test_what_is_saved_last_before_the_close_is_there(self) -> None:
+        """save returns once the record is on stable storage; closing loses nothing."""
         self.needs_durable()
         jobs = [make_job(self.queue) for _ in range(50)]
         async with await self.open_store() as store:
@@ -562,16 +615,19 @@ class JobStoreKit(LogStoreKit):
     # --- everything at random ----------------------------------------------------------------------------------------
 
     async def test_random_steps_agree_with_a_plain_model(self) -> None:
-        machine = job_store_machine(self)
+        """Any sequence of calls agrees with the contract kept in a dictionary; the steps that did not are listed."""
         chosen = settings(
             max_examples=25,
             stateful_step_count=40,
+            phases=[Phase.generate, *([Phase.shrink] if self.shrinks else [])],
+            report_multiple_bugs=False,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         )
-        await asyncio.to_thread(run_state_machine_as_test, machine, settings=chosen)
+        await asyncio.to_thread(run_state_machine_as_test, job_store_machine(self), settings=chosen)
 
     async def test_the_kit_itself_uses_records_that_survive_encoding(self) -> None:
+        """A record that the kit saves equals itself after encode_job and decode_job."""
         for job in (make_job(self.queue), rich_job(self.queue)):
             assert decode_job(encode_job(job)) == job

@@ -55,11 +55,13 @@ class LogStoreKit(Exam):
         return job.job_id
 
     async def test_log_of_an_unknown_job_is_empty(self) -> None:
+        """read_log of a job without a log answers with no lines and a total of 0."""
         async with await self.open_store() as store:
             found = await store.read_log(self.queue, fresh_id(), half="run")
             assert (found.lines, found.total, found.start) == ((), 0, 0)
 
     async def test_lines_for_a_job_without_a_record_are_ignored(self) -> None:
+        """append_log for a job without a record answers 0 and keeps nothing."""
         async with await self.open_store() as store:
             job_id = fresh_id()
             assert await store.append_log(self.queue, job_id, attempt=1, half="run", lines=[line("x")]) == 0
@@ -67,6 +69,7 @@ class LogStoreKit(Exam):
             assert (await store.read_log(self.queue, job_id, half="run")).total == 0
 
     async def test_appended_lines_are_read_in_order_with_their_total(self) -> None:
+        """append_log adds lines once, in order, and answers with the total; read_log gives them back."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             assert await store.append_log(self.queue, job_id, attempt=1, half="run", lines=[line("a"), line("b")]) == 2
@@ -76,6 +79,7 @@ class LogStoreKit(Exam):
             assert found == LogSlice(attempt=1, start=0, lines=(line("a"), line("b"), line("c")), total=3)
 
     async def test_lines_come_back_byte_for_byte(self) -> None:
+        """A line is bytes and comes back as it was."""
         nasty = ["", " ", "naïve", "名前", "🦀", '"\\', "a\u0000b", "x" * 100_000]
         lines = [line(text) for text in nasty] + [b'["e",1,true]', b'["\\n\\u0000\\ud800",2]']
         async with await self.open_store() as store:
@@ -85,6 +89,7 @@ class LogStoreKit(Exam):
             assert found.lines == tuple(lines)
 
     async def test_cursor_reads_on_from_where_it_was(self) -> None:
+        """read_log gives the lines from index ``since`` on; at the end it gives none."""
         lines = [line(str(number)) for number in range(50)]
         async with await self.open_store() as store:
             job_id = await self._job(store)
@@ -97,6 +102,7 @@ class LogStoreKit(Exam):
             assert (found.start, found.lines, found.total) == (50, (), 50)
 
     async def test_a_read_is_bounded_but_always_gets_on(self) -> None:
+        """read_log gives about ``max_bytes`` of lines, but one line at least if there is one."""
         lines = [line(f"{number:04d}" + "x" * 1000) for number in range(40)]
         async with await self.open_store() as store:
             job_id = await self._job(store)
@@ -108,6 +114,7 @@ class LogStoreKit(Exam):
             assert (tiny.start, tiny.lines) == (5, (lines[5],))
 
     async def test_halves_are_apart(self) -> None:
+        """``build`` and ``run`` are two logs."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             await store.append_log(self.queue, job_id, attempt=1, half="build", lines=[line("built")])
@@ -116,6 +123,7 @@ class LogStoreKit(Exam):
             assert (await store.read_log(self.queue, job_id, half="run")).lines == (line("ran"),)
 
     async def test_same_job_in_another_queue_has_its_own_log(self) -> None:
+        """A log belongs to (queue, job id)."""
         other = self.new_queue("other")
         async with await self.open_store() as store:
             job_id = await self._job(store)
@@ -124,6 +132,7 @@ class LogStoreKit(Exam):
             assert (await store.read_log(other, job_id, half="run")).total == 0
 
     async def test_newer_attempt_drops_both_halves_of_the_older(self) -> None:
+        """The first lines of a newer attempt drop what the older one had in both halves."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             await store.append_log(self.queue, job_id, attempt=1, half="build", lines=[line("old")])
@@ -135,6 +144,7 @@ class LogStoreKit(Exam):
             assert (built.attempt, built.lines, built.total) == (2, (), 0)
 
     async def test_older_attempt_is_ignored(self) -> None:
+        """append_log of an older attempt adds nothing and answers with the present total of that half."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             await store.append_log(self.queue, job_id, attempt=2, half="run", lines=[line("new")])
@@ -144,6 +154,7 @@ class LogStoreKit(Exam):
             assert (await store.read_log(self.queue, job_id, half="build")).lines == ()
 
     async def test_dropped_log_is_forgotten_and_can_begin_again(self) -> None:
+        """drop_log forgets both halves, may be repeated, and a log may begin again after it."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             for half in ("build", "run"):
@@ -157,6 +168,7 @@ class LogStoreKit(Exam):
             assert await store.append_log(self.queue, job_id, attempt=2, half="run", lines=[line("y")]) == 1
 
     async def test_deleted_job_takes_its_log_along(self) -> None:
+        """delete removes the log with the record."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             await store.append_log(self.queue, job_id, attempt=1, half="run", lines=[line("x")])
@@ -165,6 +177,8 @@ class LogStoreKit(Exam):
             assert (await store.read_log(self.queue, job_id, half="run")).total == 0
 
     async def test_first_and_last_four_mebibytes_are_kept_and_the_middle_is_skipped(self) -> None:
+        """Of a half the first and the last 4 MiB are kept; the total counts all lines, and no line changes its
+        index."""
         lines = [line(f"{number:05d}" + "x" * 1000) for number in range(12_000)]
         async with await self.open_store() as store:
             job_id = await self._job(store)
@@ -185,6 +199,7 @@ class LogStoreKit(Exam):
         assert _HALF_BYTES * 3 // 4 <= tail <= _HALF_BYTES
 
     async def test_cursor_into_the_dropped_middle_skips_to_what_is_kept(self) -> None:
+        """read_log from a dropped line on begins at the next line that is kept, and ``start`` says which."""
         lines = [line(f"{number:05d}" + "x" * 60_000) for number in range(250)]
         async with await self.open_store() as store:
             job_id = await self._job(store)
@@ -195,6 +210,7 @@ class LogStoreKit(Exam):
             assert found.lines[0] == lines[found.start]
 
     async def test_one_line_larger_than_a_half_is_counted_and_hurts_nothing(self) -> None:
+        """A line of more than 4 MiB is counted, not kept, and the others stay readable."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             huge = line("x" * (_HALF_BYTES + 1))
@@ -204,6 +220,7 @@ class LogStoreKit(Exam):
             assert [data for found in slices for data in found.lines] == [line("a"), line("b")]
 
     async def test_concurrent_appends_lose_no_line(self) -> None:
+        """Appends under way at once add all their lines; each answer is another total."""
         async with await self.open_store() as store:
             job_id = await self._job(store)
             appends = [
@@ -216,6 +233,7 @@ class LogStoreKit(Exam):
             assert sorted(found.lines) == sorted(line(f"{n}-{m}") for n in range(40) for m in range(5))
 
     async def test_log_is_there_after_close_and_open(self) -> None:
+        """A log is there after close and open, and goes on counting where it was."""
         self.needs_durable()
         async with await self.open_store() as store:
             job_id = await self._job(store)

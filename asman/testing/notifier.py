@@ -32,7 +32,10 @@ class _Listener:
             self.heard.append(data)
 
     async def until_end(self) -> list[bytes]:
-        await asyncio.wait_for(self._ended.wait(), _WAIT_S)
+        try:
+            await asyncio.wait_for(self._ended.wait(), _WAIT_S)
+        except TimeoutError as error:
+            raise AssertionError(f"a message was published and not delivered within {_WAIT_S:g} s") from error
         return self.heard
 
 

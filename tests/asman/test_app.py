@@ -148,3 +148,24 @@ async def test_servers_go_by_their_store_s_clock_and_notifier_and_say_what_it_ke
     assert services.notifier is shared.notifier
     ready = await (await app.test_client().get("/readyz")).get_json()
     assert ready["durability"] == "everysec"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_what_a_given_plugin_keeps_for_the_app_is_asked_after_the_plugin_itself(answers: bool) -> None:
+    class Kept:
+        @hookimpl
+        def asman_metrics_text(self) -> bytes:
+            return b"# kept"
+
+    class Given:
+        @hookimpl
+        def asman_app_plugins(self, config: Config) -> list[object]:
+            return [Kept()]
+
+        @hookimpl
+        def asman_metrics_text(self) -> bytes | None:
+            return b"# given" if answers else None
+
+    app = create_app(Config(backend="memory"), [Given()], discover=False)
+    text = await (await app.test_client().get("/metrics")).get_data(as_text=True)
+    assert ("# given" in text, "# kept" in text) == (answers, not answers)

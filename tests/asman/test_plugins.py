@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import asman_sqlite
 from asman import memory
 from asman.config import Config
 from asman.errors import ConfigError
@@ -53,6 +54,12 @@ def test_a_given_plugin_wins_over_an_installed_one() -> None:
             return mine
 
     assert open_notifier(load_plugins([memory, Mine()], discover=False), "memory:", CONFIG) is mine
+
+
+def test_a_plugin_may_be_given_that_is_installed_as_well() -> None:
+    manager = load_plugins([memory, asman_sqlite])
+    assert manager.get_name(asman_sqlite) == "sqlite"
+    assert manager.hook.asman_schemes.get_hookimpls()[-1].plugin is asman_sqlite
 
 
 def test_managers_share_nothing() -> None:
