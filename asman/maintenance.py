@@ -52,6 +52,8 @@ class Sweeper:
     services: Services
     not_before: float = 0.0
     holder: str = ""
+    asks: bool = True
+    """Only sweep while no other server does."""
     last_at: float | None = None
     _blobs_at: float = 0.0
     _delivering: dict[str, asyncio.Future[None]] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Sweeper:
         one has been silent for a while; if that was long, nobody could renew a lease either, and all get a new term.
         """
         jobs, sweep_s = self.services.jobs, self.services.config.sweep_s
-        if not isinstance(jobs, SupportsLeading):
+        if not self.asks or not isinstance(jobs, SupportsLeading):
             return True
         self.holder = self.holder or self.services.random_id()
         silent_s = await jobs.lead("maintenance", self.holder, 2 * sweep_s + 1.0)
@@ -238,7 +240,7 @@ def _body(job: Job, callback: Callback) -> bytes:
 
 async def sweep(services: Services) -> int:
     """One sweep for hosts that call when they like, its deliveries included; leases count as they stand."""
-    sweeper = Sweeper(services=services)
+    sweeper = Sweeper(services=services, asks=False)
     steps = await sweeper.sweep()
     await sweeper.settle()
     return steps

@@ -16,6 +16,7 @@ import pytest
 from docker_engine import DockerEngine, what_is_missing
 from other_engines import ENGINES, why_not
 from postgres_server import PostgresServer, why_no_postgres
+from redis_server import RedisServer, redis_server
 from s3_server import S3Server, moto_server
 from swift_server import swift_server
 
@@ -62,6 +63,13 @@ def postgres_server() -> Iterator[PostgresServer]:
     if missing is not None:
         pytest.skip(missing)
     with PostgresServer.private() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """One Redis for the whole run, started when a test asks for it. To stop one, take one of your own."""
+    with redis_server() as server:
         yield server
 
 

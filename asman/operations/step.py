@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,9 @@ from asman.state import Deleted, Effect, Event, transition
 __all__ = ["Step", "step", "topic"]
 
 _log = logging.getLogger(__name__)
-_TRIES = 8
+_TRIES = 20
+_SPREAD_S = 0.1
+"""At most so long before a repeat, by chance: on a store that answers many at once all others would fail again."""
 
 _Decide = Callable[[Job], Event]
 _Documents = Mapping[str, bytes | None]
@@ -78,7 +81,7 @@ async def step(
         except Conflict:
             if tried + 1 == _TRIES:
                 raise
-            await asyncio.sleep(0)
+            await asyncio.sleep(random.random() * min(0.001 * 2.0**tried, _SPREAD_S) if tried else 0)
             before = await _load(services, queue, job_id)
             continue
         for key in garbage:

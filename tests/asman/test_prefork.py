@@ -13,14 +13,8 @@ from asman.config import Config, load_config
 from asman.errors import ConfigError
 from asman.prefork import environment, inherited, run_many
 from processes import call, eventually
-from redis_server import RedisServer, redis_server
+from redis_server import RedisServer
 from served import Served, run_asman, served
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as started:
-        yield started
 
 
 @pytest.fixture

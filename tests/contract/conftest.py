@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import inspect
+import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+import asman_filesystem
+import asman_postgres
+import asman_redis
+import asman_s3
+import asman_sqlite
 from in_process import InProcess, in_process
+from redis_server import RedisServer
+from s3_server import S3Server
+
+BACKENDS = ("memory", "sqlite+filesystem", "sqlite+s3", "redis+filesystem", "redis+s3", "postgres+s3")
+_MEMORY_ONLY = ("skipping_time", ".contents()")
+"""Tests that let time jump need everything in one loop; some look inside the memory stores."""
+_BACKENDS_OF = {"test_old_peers.py": ("memory", "sqlite+filesystem", "redis+s3")}
+"""Many tests of how peers speak: on fewer kinds of stores."""
+_WITHOUT_STORES = ("test_bad_input.py",)
+"""What is refused there is refused before a store is asked."""
+_PLUGINS = (asman_sqlite, asman_filesystem, asman_redis, asman_postgres, asman_s3)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Settings of a server on each kind of store, each test with a place of its own in it."""
+    jobs, _, blobs = request.param.partition("+")
+    flags = {"backend": request.param, "data": str(tmp_path)}
+    if jobs == "redis":
+        redis: RedisServer = request.getfixturevalue("redis")
+        flags["redis"] = f"{redis.url}?prefix=p{uuid.uuid4().hex[:12]}"
+    if jobs == "postgres":
+        url: str = request.getfixturevalue("postgres_server").url
+        flags["postgres"] = f"{url}{'&' if '?' in url else '?'}schema=s{uuid.uuid4().hex[:12]}"
+    if blobs == "s3":
+        aws: S3Server = request.getfixturevalue("aws")
+        flags["s3"] = aws.url(request.getfixturevalue("bucket"))
+    return flags
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[InProcess]:
-    """A running app with memory stores, a clock that the test moves, and a check of all jobs at the end."""
-    async with in_process() as running:
+def bucket(aws: S3Server) -> str:
+    return aws.bucket()
+
+
+@pytest.fixture
+async def served(backend: dict[str, str]) -> AsyncIterator[InProcess]:
+    """A running app on each kind of store, a clock that the test moves, and a check of all jobs at the end."""
+    async with in_process(plugins=_PLUGINS, **backend) as running:
         yield running
 
 
@@ -21,3 +62,23 @@ async def public() -> AsyncIterator[InProcess]:
     """The same under the limits of a server for strangers, and not on loopback."""
     async with in_process(profile="public", host="0.0.0.0") as running:
         yield running
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that cannot be about other stores than memory are not made for them."""
+    kept, dropped = [], []
+    for item in items:
+        chosen = getattr(item, "callspec", None)
+        backend = "memory" if chosen is None else chosen.params.get("backend", "memory")
+        is_left_out = backend not in _BACKENDS_OF.get(item.path.name, BACKENDS)
+        (dropped if is_left_out or (backend != "memory" and _is_for_memory(item)) else kept).append(item)
+    if dropped:
+        items[:] = kept
+        config.hook.pytest_deselected(items=dropped)
+
+
+def _is_for_memory(item: pytest.Item) -> bool:
+    if item.path.name in _WITHOUT_STORES:
+        return True
+    source = inspect.getsource(item.function)  # type: ignore[attr-defined]
+    return any(word in source for word in _MEMORY_ONLY)

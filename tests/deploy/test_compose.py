@@ -90,8 +90,6 @@ services:
 def test_jobs_run_through_the_whole_stack(
     docker_engine: DockerEngine, base_image: str, server_image: str, worker_image: str, tmp_path: Path
 ) -> None:
-    if importlib.util.find_spec("asman_s3") is None:
-        pytest.skip("the S3 backend is not installed")
     if importlib.util.find_spec("moto") is None:
         pytest.skip("needs moto, an S3 store; in the dependency group test")
     _compose()

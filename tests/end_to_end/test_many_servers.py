@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from redis_server import RedisServer, redis_server
+from redis_server import RedisServer
 from served import Served, served
 from swarm import swarm
 
@@ -21,12 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 JOBS, WORKERS, RUNS = 1_000, 50, 3
 TIMES = {"ASMAN_LEASE": "6s", "ASMAN_RENEW": "1s", "ASMAN_RECONNECT_GRACE": "3s", "ASMAN_LISTED": "1h"}
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as started:
-        yield started
 
 
 @pytest.fixture
