@@ -53,6 +53,7 @@ class RedisNotifier:
         self._wanted = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
         self._pubsub: Any = None
+        self._asking = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._way = reach(self._address)
@@ -95,9 +96,8 @@ class RedisNotifier:
         confirmed = self._confirmed.setdefault(topic, asyncio.Event())
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
-        if is_first and self._pubsub is not None:
-            with suppress(RedisError, OSError):
-                await self._pubsub.subscribe(self._keys.topic(topic))
+        if is_first:
+            await self._ask("subscribe", topic)
         self._wanted.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CONFIRM_S):
@@ -109,10 +109,19 @@ class RedisNotifier:
             present.remove(deliver)
         if present or topic not in self._subscribers:
             return
-        del self._subscribers[topic], self._confirmed[topic]
-        if self._pubsub is not None:
-            with suppress(RedisError, OSError):
-                await self._pubsub.unsubscribe(self._keys.topic(topic))
+        del self._subscribers[topic]
+        self._confirmed.pop(topic).set()  # whoever still waits for it waits for nothing
+        await self._ask("unsubscribe", topic)
+
+    async def _ask(self, what: str, topic: str) -> None:
+        """Change what the connection listens to. Without one there is nothing to do: the next starts with all topics.
+
+        One at a time, and not while the connection is being closed: the library does not expect that.
+        """
+        async with self._asking:
+            if self._pubsub is not None:
+                with suppress(RedisError, OSError, AttributeError):  # the last when it broke in the middle of sending
+                    await getattr(self._pubsub, what)(self._keys.topic(topic))
 
     # --- listening ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +143,7 @@ class RedisNotifier:
                 await pubsub.subscribe(*(self._keys.topic(topic) for topic in topics))
                 self._pubsub = pubsub
                 for topic in self._subscribers.keys() - set(topics):
-                    await pubsub.subscribe(self._keys.topic(topic))
+                    await self._ask("subscribe", topic)
                 if is_again:
                     self._tell_gap()
                 failures, is_again = 0, True
@@ -144,9 +153,10 @@ class RedisNotifier:
                     _log.warning("messages of other servers do not come in", extra={"reason": type(error).__name__})
                 failures += 1
             finally:
-                self._pubsub = None
-                with suppress(RedisError, OSError):
-                    await pubsub.aclose()
+                async with self._asking:
+                    self._pubsub = None
+                    with suppress(RedisError, OSError):
+                        await pubsub.aclose()
             await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S)) - 1] if failures else 0)
 
     async def _hear(self, pubsub: Any) -> None:
@@ -157,7 +167,8 @@ class RedisNotifier:
             if message is None:
                 if is_quiet:
                     raise TimeoutError("no answer to a ping")
-                await pubsub.ping()
+                async with self._asking:
+                    await pubsub.ping()
             is_quiet = message is None
             if message is not None:
                 self._take(message)

@@ -86,3 +86,14 @@ async def test_subscribing_anew_after_nobody_was_subscribed(server: RedisServer)
             await theirs.publish("a", b"x")
             assert await asyncio.wait_for(heard.get(), 10) == b"x"
             await ours.unsubscribe("a", heard.put_nowait)
+
+
+async def test_coming_and_going_of_the_last_listener_never_meets_a_closing_connection(server: RedisServer) -> None:
+    async with RedisNotifier(server.url) as ours:
+        for number in range(60):
+            topic = f"t{number}"
+            await ours.subscribe(topic, print)
+            await asyncio.gather(
+                ours.unsubscribe(topic, print), ours.subscribe("other", print), ours.unsubscribe("other", print)
+            )
+        assert ours._subscribers == {}
