@@ -15,6 +15,7 @@ from bench import measure
 from bench.hardening import hardening
 from bench.metering import metering
 from bench.redis_store import redis_store
+from bench.servers import servers
 from bench.table import Row, as_markdown
 
 PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
@@ -26,6 +27,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "containers": measure.containers,
     "hardening": hardening,
     "redis": redis_store,
+    "servers": servers,
     "metering": metering,
 }
 
