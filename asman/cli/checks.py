@@ -21,7 +21,7 @@ import click
 from asman.cli.engine import NO_ENGINE, find_engine
 from asman.cli.exits import FAILURE
 from asman.cli.following import server_option
-from asman.cli.serving import config_from, setting_options
+from asman.cli.serving import config_from, setting_options, without_password
 from asman.cli.terminal import print_json, print_table
 from asman.config import SETTINGS, Config
 from asman.errors import AsmanError, ConfigError
@@ -103,6 +103,8 @@ def _shown(chosen: Config, name: str) -> Any:
     value = getattr(chosen, name)
     if name in _SECRETS and value:
         return "(set, not shown)"
+    if isinstance(value, str):
+        return without_password(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from asman.cli.terminal import say
 from asman.config import PROFILES, SETTINGS, Config, Setting, load_config
 from asman.errors import ConfigError
 
-__all__ = ["config_from", "option_name", "serve", "setting_options", "up"]
+__all__ = ["config_from", "option_name", "serve", "setting_options", "up", "without_password"]
 
 _STABLE_S = 60.0
 _BACKOFF_MAX_S = 30.0
@@ -111,13 +112,12 @@ def serve(http_server: str, **given: Any) -> None:
 def _ready_line(config: Config, url: str) -> str:
     many = f", {config.workers} processes" if config.workers > 1 else ""
     where = f", data {config.data}" if config.backend != "memory" else ""
-    return f"asman serves {url} (backend {_without_secret(config.backend)}{where}, profile {config.profile}{many})"
+    return f"asman serves {url} (backend {without_password(config.backend)}{where}, profile {config.profile}{many})"
 
 
-def _without_secret(url: str) -> str:
-    """A store's URL without user and password."""
-    scheme, mark, rest = url.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}" if mark else url
+def without_password(text: str) -> str:
+    """A setting as it may be shown: URLs in it keep the user and lose the password."""
+    return re.sub(r"(://[^/@:]*):[^/@]+@", r"\1:***@", text)
 
 
 @click.command()

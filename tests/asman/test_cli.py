@@ -687,6 +687,14 @@ def test_config_says_where_each_value_comes_from_and_keeps_secrets(tmp_path: Pat
     assert "whsec_x" not in done.stdout
 
 
+def test_config_shows_no_password_of_a_url(tmp_path: Path) -> None:
+    urls = {"ASMAN_REDIS": "redis+sentinel://u:ses-ame@a:1,b:2/mine", "ASMAN_POSTGRES": "postgresql://:ses-ame@h/d"}
+    shown = _asman("config", cwd=tmp_path, **urls).stdout
+    assert "ses-ame" not in shown
+    assert "redis+sentinel://u:***@a:1,b:2/mine" in shown
+    assert "postgresql://:***@h/d" in shown
+
+
 def test_a_named_config_file_wins_over_the_one_that_lies_here(tmp_path: Path) -> None:
     (tmp_path / "asman.toml").write_text("port = 1\n")
     (tmp_path / "other.toml").write_text("port = 2\n")
