@@ -229,3 +229,24 @@ async def test_a_caller_that_left_does_not_hurt_its_neighbours(store: RedisJobSt
 def test_the_words_of_redis_are_put_together_again(error: Exception, text: str) -> None:
     with suppress(ResponseError):
         assert batcher.said(error).startswith(text)
+
+
+async def test_a_redis_that_loads_its_data_is_waited_for_or_unavailable(
+    store: RedisJobStore, server: RedisServer
+) -> None:
+    jobs = [make_job("q") for _ in range(1_500)]
+    await asyncio.gather(*(store.save(job, expected=0) for job in jobs))
+    server.kill()
+    server.options = (*server.options, "--key-load-delay", "500")
+    server.start(wait=False)
+    assert "loading its data" in await _first_refusal(store)
+    await patient(store, make_job("q"), within_s=60)
+    assert await store.load("q", jobs[0].job_id) == jobs[0]
+
+
+async def _first_refusal(store: RedisJobStore) -> str:
+    while True:
+        try:
+            await store.load("q", "x")
+        except Unavailable as error:
+            return str(error)
