@@ -53,7 +53,7 @@ __all__ = [
     "rich_job",
 ]
 
-_KITS = ("blob_store", "job_store", "log_store", "notifier", "stateful")
+_KITS = ("abilities", "blob_store", "job_store", "log_store", "notifier", "stateful")
 _HOMES = {
     "BlobStoreKit": "blob_store",
     "FakeClock": "clock",

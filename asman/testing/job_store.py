@@ -15,6 +15,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from asman.abc import JobStore, LogStore, SupportsScan
 from asman.errors import Conflict
 from asman.job import Job, Requirements, State, decode_job, encode_job
+from asman.testing.abilities import AbilitiesKit
 from asman.testing.fixtures import FAR, NAMESPACES, NOW, QUEUE_NAMES, fresh_id, make_job, rich_job
 from asman.testing.log_store import LogStoreKit, Store
 from asman.testing.stateful import job_store_machine
@@ -57,8 +58,8 @@ async def _attempt(store: JobStore, job: Job, expected: int, documents: dict[str
     return True
 
 
-class JobStoreKit(LogStoreKit):
-    """The exam of a job store, its logs included.
+class JobStoreKit(AbilitiesKit, LogStoreKit):
+    """The exam of a job store, its logs and its further abilities included.
 
     Shape:  ``shrinks`` says that random steps which disagree are told in their shortest form: that takes minutes.
     """
