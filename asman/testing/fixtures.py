@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +12,19 @@ import pytest
 
 from asman.job import Attempt, Callback, Job, Outcome, Reason, Requirements, State
 
-__all__ = ["FAR", "NAMESPACES", "NOW", "QUEUE_NAMES", "Exam", "chunked", "fresh_id", "joined", "make_job", "rich_job"]
+__all__ = [
+    "FAR",
+    "NAMESPACES",
+    "NOW",
+    "QUEUE_NAMES",
+    "Exam",
+    "chunked",
+    "differs_at",
+    "fresh_id",
+    "joined",
+    "make_job",
+    "rich_job",
+]
 
 NOW = 1_700_000_000.0
 """When the records of the kits were queued, if a test does not say otherwise."""
@@ -117,3 +129,17 @@ async def chunked(data: bytes, size_bytes: int = 64 << 10) -> AsyncIterator[byte
 async def joined(chunks: AsyncIterable[bytes]) -> bytes:
     """All chunks in one piece."""
     return b"".join([chunk async for chunk in chunks])
+
+
+def differs_at(found: Sequence[object], expected: Sequence[object]) -> str:
+    """Where two long values begin to differ, in words; empty if they are equal.
+
+    A plain comparison of megabytes that fails is explained line by line where CI is set, and that takes minutes.
+    """
+    if found == expected:
+        return ""
+    shorter = min(len(found), len(expected))
+    at = next((n for n in range(shorter) if found[n] != expected[n]), shorter)
+    here, there = found[at : at + 20], expected[at : at + 20]
+    shown = [text if len(text) < 200 else f"{text[:200]}..." for text in (repr(here), repr(there))]
+    return f"item {at} of {len(found)} (expected {len(expected)}): {shown[0]} instead of {shown[1]}"

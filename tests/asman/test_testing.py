@@ -18,7 +18,7 @@ from asman.job import Job, State, decode_job, encode_job
 from asman.memory import MemoryBlobStore, MemoryJobStore, MemoryNotifier
 from asman.testing import FakeClock, check_backend, chunked, fresh_id, joined, make_job, rich_job
 from asman.testing.blob_store import BlobStoreKit
-from asman.testing.fixtures import Exam
+from asman.testing.fixtures import Exam, differs_at
 from asman.testing.job_store import JobStoreKit
 from asman.testing.log_store import LogStoreKit, read_all
 from asman.testing.notifier import NotifierKit
@@ -305,10 +305,11 @@ async def test_a_store_that_cannot_be_read_through_skips_with_a_sentence(tmp_pat
         await prepared(JobStoreKit, Plain, tmp_path).test_scan_of_nothing_ends()
 
 
-async def test_exam_of_a_durable_url_skips_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_exam_of_a_durable_url_skips_only_what_is_not_offered_and_leaves_nothing(tmp_path: Path) -> None:
     """Source of the classes: ``asman.testing.exam``."""
     outcomes = await check_backend(f"sqlite:///{tmp_path / 'jobs.db'}")
-    assert summary(outcomes).keys() == {"passed"}, outcomes
+    assert summary(outcomes).keys() == {"passed", "skipped"}, outcomes
+    assert summary(outcomes)["skipped"] == 3, "a clock, and two of roles: SQLite is one server's"
     async with SqliteJobStore(tmp_path / "jobs.db") as store:
         assert await store.counts(None) == {}
         assert await store.due(1e12) == []
@@ -332,3 +333,16 @@ async def test_exam_that_cannot_open_its_store_fails_with_the_reason(tmp_path: P
 async def test_exam_of_a_url_that_nobody_opens_is_refused() -> None:
     with pytest.raises(ConfigError, match=r'no .* opens "nothing://x"'):
         await check_backend("nothing://x")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "said"),
+    [
+        (b"abc", b"abc", ""),
+        (b"abd", b"abc", "item 2 of 3 (expected 3): b'd' instead of b'c'"),
+        (b"ab", b"abc", "item 2 of 2 (expected 3): b'' instead of b'c'"),
+        ((1, 2, 3), (1, 2), "item 2 of 3 (expected 2): (3,) instead of ()"),
+    ],
+)
+def test_long_values_that_differ_are_told_from_where(found: bytes, expected: bytes, said: str) -> None:
+    assert differs_at(found, expected) == said
