@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from asman.errors import ConfigError
 from asman.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _SCHEMES = {
     "redis+cluster": "the same in a cluster: redis+cluster://host,host",
     "rediss+cluster": "the same over TLS",
 }
+_INSTALL = 'pip install "asman[redis]"'
 
 
 def _is_ours(url: str) -> bool:
@@ -38,7 +40,10 @@ def _is_ours(url: str) -> bool:
 def asman_job_store(url: str, config: Config) -> RedisJobStore | None:
     if not _is_ours(url):
         return None
-    from asman_redis.jobs import RedisJobStore
+    try:
+        from asman_redis.jobs import RedisJobStore
+    except ImportError as error:
+        raise _not_installed(error) from error
 
     return RedisJobStore(url)
 
@@ -47,9 +52,16 @@ def asman_job_store(url: str, config: Config) -> RedisJobStore | None:
 def asman_notifier(url: str, config: Config) -> RedisNotifier | None:
     if not _is_ours(url):
         return None
-    from asman_redis.notifier import RedisNotifier
+    try:
+        from asman_redis.notifier import RedisNotifier
+    except ImportError as error:
+        raise _not_installed(error) from error
 
     return RedisNotifier(url)
+
+
+def _not_installed(error: ImportError) -> ConfigError:
+    return ConfigError(f"Redis needs what is not installed: {error.name}; try: {_INSTALL}", hint=_INSTALL)
 
 
 @hookimpl

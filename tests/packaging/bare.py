@@ -18,6 +18,7 @@ EXTRAS = {
     "client": "httpx",
     "worker": "aiodocker",
     "webhooks": "standardwebhooks",
+    "redis": "redis",
     "s3": "aioboto3",
     "metrics": "prometheus_client",
     "postgres": "asyncpg",
@@ -63,7 +64,7 @@ def the_command_line_explains_itself() -> None:
 def plugins_are_listed() -> None:
     status, said = _asman("plugins")
     assert status == 0, said
-    for name in ("sqlite", "filesystem", "s3", "ttl", "webhooks", "metrics"):
+    for name in ("sqlite", "filesystem", "redis", "postgres", "s3", "ttl", "webhooks", "metrics"):
         assert name in said, said
 
 
@@ -93,6 +94,8 @@ def blobs_in_s3_say_which_extra_they_need() -> None:
 
 def a_backend_that_is_not_installed_is_named() -> None:
     a_missing_extra_is_named("redis", "serve", "--backend", "redis://localhost:6379/0", "--port", "0")
+    a_missing_extra_is_named("postgres", "serve", "--backend", "postgres", "--port", "0")
+    a_missing_extra_is_named("s3", "serve", "--backend", "memory+s3", "--s3", "s3://bucket", "--port", "0")
 
 
 CHECKS: tuple[Callable[[], None], ...] = (
