@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 _LIST_EVERY_S = 10.0
 _RECHECK_S = 15.0
+_STORE_AGAIN_S = 1.0
 _ERRORS_PER_S = 5
 _REGISTRATION_BYTES = 16 << 10
 
@@ -103,16 +104,27 @@ class _Peer:
         while not self.hub.closing:
             for message in await self.outbox.take(max(next_list - clock(), 0.01)):
                 await websocket.send(message)
-            if self.outbox.overflowed:
-                self.outbox.overflowed = False
-                await self._send_list()
-            if clock() >= next_list:
-                next_list = clock() + every_s
-                await self.channel.look_around(lambda: self.services.jobs.counts(self.queue))
-                await self.tick()
-                if self.wants_list and (send_list_when_unchanged() or self.listed_version != self.channel.version):
-                    await self._send_list()
+            is_due = clock() >= next_list
+            next_list = clock() + every_s if is_due else next_list
+            try:
+                if self.outbox.overflowed:
+                    await self._send_list_after_overflow()
+                if is_due:
+                    await self.channel.look_around(lambda: self.services.jobs.counts(self.queue))
+                    await self.tick()
+                    if self.wants_list and (send_list_when_unchanged() or self.listed_version != self.channel.version):
+                        await self._send_list()
+            except Unavailable:
+                next_list = min(next_list, clock() + _STORE_AGAIN_S)  # the store is away: the socket waits for it
         await websocket.close(1012, "the server restarts")
+
+    async def _send_list_after_overflow(self) -> None:
+        self.outbox.overflowed = False
+        try:
+            await self._send_list()
+        except Unavailable:
+            self.outbox.overflowed = True
+            raise
 
     async def _send_list(self) -> None:
         """The whole list, in place of the changes that wait and are in it: nobody sees a job go backwards."""
@@ -361,7 +373,8 @@ class _Worker(_Peer):
                 await asyncio.shield(self._leave(self.seat))
 
     async def _leave(self, seat: WorkerSeat) -> None:
-        await ops.shorten_lease(self.services, self.queue, seat.worker, seat.held)
+        with suppress(Unavailable):  # without a store the lease simply ends as it would have
+            await ops.shorten_lease(self.services, self.queue, seat.worker, seat.held)
 
     async def _until_gone(self) -> None:
         """A newer connection of the same worker has taken this one's place."""
@@ -506,13 +519,17 @@ class _Worker(_Peer):
         await self.registered.wait()
         while True:
             seat = self._registered()
-            if seat.is_doubtful:
-                seat.is_doubtful = False
-                await self._look_at_held(seat)
-            if seat.takes > 0 and not self.hub.closing and await self._claim_for(seat):
-                continue
+            again_s = _RECHECK_S
             try:
-                async with asyncio.timeout(_RECHECK_S):
+                if seat.is_doubtful:
+                    await self._look_at_held(seat)
+                    seat.is_doubtful = False
+                if seat.takes > 0 and not self.hub.closing and await self._claim_for(seat):
+                    continue
+            except Unavailable:
+                again_s = _STORE_AGAIN_S
+            try:
+                async with asyncio.timeout(again_s):
                     await seat.work.wait()
             except TimeoutError:
                 pass

@@ -95,6 +95,8 @@ class _SimWorker:
         while True:
             await asyncio.sleep(1.0)
             await self._say("Renew", {"jobs": self._holding})
+            for job, attempt in list(self._done.items()):
+                await self._report(job, attempt)  # a server whose store was away did not take it
             if self._socket is not None:
                 with suppress(ConnectionError):
                     await self._socket.send_str("PING")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asman.errors import StorageFull
+from asman.errors import StorageFull, Unavailable
 from asman.job import State
 from asman.maintenance import sweep
 from asman.routes.sockets import parse_socket_path
@@ -730,3 +730,47 @@ async def test_two_jobs_submitted_at_once_wake_two_idle_workers() -> None:
                     await served.submit(queue, hello(name))
                 for worker in (one, two):
                     await worker.hear("Assign", within_s=3.0)
+
+
+class _Away:
+    """A store that cannot be reached: what is asked of it fails until it ``is_back``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, served: InProcess, *methods: str) -> None:
+        self._patch = monkeypatch
+        self.asked, self.asked_again = 0, asyncio.Event()
+
+        async def away(*args: object, **more: object) -> None:
+            self.asked += 1
+            if self.asked == 3:
+                self.asked_again.set()
+            raise Unavailable("the store is away")
+
+        for method in methods:
+            monkeypatch.setattr(served.services.jobs, method, away)
+
+    def is_back(self) -> None:
+        self._patch.undo()
+
+
+async def test_a_worker_waits_for_a_store_that_is_away(served: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served.worker(Q, jobs=0) as worker:
+        away = _Away(monkeypatch, served, "counts")
+        await worker.ready(1)
+        with skipping_time(served.clock):
+            await asyncio.wait_for(away.asked_again.wait(), 60)
+            away.is_back()
+            job_id = await served.submit(Q, ECHO)
+            assert (await worker.hear("Assign", within_s=30))["jobId"] == job_id
+
+
+async def test_a_watcher_waits_for_a_store_that_is_away(served: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served.watch(Q) as client:
+        job_id = await served.submit(Q, ECHO)
+        await client.hear_job(job_id)
+        away = _Away(monkeypatch, served, "list")
+        served.channel(Q).catch_up()
+        with skipping_time(served.clock):
+            await asyncio.wait_for(away.asked_again.wait(), 60)
+            away.is_back()
+            shown = await client.hear("JobStates", within_s=30)
+            assert job_id in shown["state"]["jobs"]
