@@ -17,6 +17,7 @@ OUTSIDE = {
     "asman.__main__": "starts a command",
     "asman.cli": "the command line: click, files, terminals",
     "asman.client": "talks HTTP through httpx",
+    "asman.prefork": "the server command with several processes",
     "asman.serve": "the server command: hypercorn, signals, sweeping",
     "asman.testing": "the kits: pytest and hypothesis",
 }
