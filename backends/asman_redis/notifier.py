@@ -148,6 +148,7 @@ class RedisNotifier:
                     self._tell_gap()
                 failures, is_again = 0, True
                 await self._hear(pubsub)
+                is_again = False  # nobody listened, so nobody missed anything
             except (RedisError, OSError, TimeoutError) as error:
                 if not failures:
                     _log.warning("messages of other servers do not come in", extra={"reason": type(error).__name__})

@@ -81,11 +81,14 @@ async def test_subscribing_without_redis_is_no_error_and_works_later(server: Red
 async def test_subscribing_anew_after_nobody_was_subscribed(server: RedisServer) -> None:
     async with RedisNotifier(server.url) as ours, RedisNotifier(server.url) as theirs:
         heard: asyncio.Queue[bytes] = asyncio.Queue()
+        gaps: list[None] = []
+        ours.on_gap(lambda: gaps.append(None))
         for _ in range(3):
             await ours.subscribe("a", heard.put_nowait)
             await theirs.publish("a", b"x")
             assert await asyncio.wait_for(heard.get(), 10) == b"x"
             await ours.unsubscribe("a", heard.put_nowait)
+        assert gaps == [], "nobody listened, so nobody missed anything"
 
 
 async def test_coming_and_going_of_the_last_listener_never_meets_a_closing_connection(server: RedisServer) -> None:
