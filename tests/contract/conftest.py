@@ -28,7 +28,7 @@ _WITHOUT_STORES = ("test_bad_input.py",)
 _PLUGINS = (asman_sqlite, asman_filesystem, asman_redis, asman_postgres, asman_s3)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """Settings of a server on each kind of store, each test with a place of its own in it."""
     jobs, _, blobs = request.param.partition("+")
@@ -64,21 +64,12 @@ async def public() -> AsyncIterator[InProcess]:
         yield running
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that cannot be about other stores than memory are not made for them."""
-    kept, dropped = [], []
-    for item in items:
-        chosen = getattr(item, "callspec", None)
-        backend = "memory" if chosen is None else chosen.params.get("backend", "memory")
-        is_left_out = backend not in _BACKENDS_OF.get(item.path.name, BACKENDS)
-        (dropped if is_left_out or (backend != "memory" and _is_for_memory(item)) else kept).append(item)
-    if dropped:
-        items[:] = kept
-        config.hook.pytest_deselected(items=dropped)
-
-
-def _is_for_memory(item: pytest.Item) -> bool:
-    if item.path.name in _WITHOUT_STORES:
-        return True
-    source = inspect.getsource(item.function)  # type: ignore[attr-defined]
-    return any(word in source for word in _MEMORY_ONLY)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of the served app is one of it on each kind of store that it can be about."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    file = Path(inspect.getfile(metafunc.function)).name
+    source = inspect.getsource(metafunc.function)
+    is_for_memory = file in _WITHOUT_STORES or any(word in source for word in _MEMORY_ONLY)
+    chosen = ("memory",) if is_for_memory else _BACKENDS_OF.get(file, BACKENDS)
+    metafunc.parametrize("backend", chosen, indirect=True)

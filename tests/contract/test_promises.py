@@ -243,11 +243,11 @@ async def test_two_claims_and_a_cancel_at_the_same_moment_leave_one_truth(served
         assert (await served.job(Q, job_id)).state is State.FINISHED
 
 
-@pytest.mark.parametrize("backend", ["memory", pytest.param("sqlite", marks=pytest.mark.slow)])
-async def test_ten_workers_and_a_thousand_jobs_each_assigned_once(backend: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize("kind", ["memory", pytest.param("sqlite", marks=pytest.mark.slow)])
+async def test_ten_workers_and_a_thousand_jobs_each_assigned_once(kind: str, tmp_path: Any) -> None:
     """Nothing is lost on the way, so each job is assigned exactly once, accepted exactly once, and all finish."""
-    flags = {"backend": backend, "data": str(tmp_path)}
-    async with in_process(discover=backend == "sqlite", **flags) as served:
+    flags = {"backend": kind, "data": str(tmp_path)}
+    async with in_process(discover=kind == "sqlite", **flags) as served:
         assigned: Counter[tuple[str, int]] = Counter()
         accepted: Counter[str] = Counter()
         share: Counter[str] = Counter()
