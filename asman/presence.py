@@ -343,7 +343,7 @@ class Channel:
 
     def shown(self, worker: str) -> Mapping[str, Any] | None:
         """What watchers see of a worker, without the time that changes with every registration."""
-        seat = self.connected.get(worker)
+        seat = self.workers.get(worker) or self.neighbours.workers.get(worker)
         registration = seat.registration if seat is not None else self.departed.get(worker)
         return None if registration is None else {k: v for k, v in registration.items() if k != "time"}
 
@@ -398,7 +398,7 @@ class Hub:
 
     def __init__(self, notifier: Notifier, *, server: str = "", clock: Callable[[], float] = lambda: 0.0) -> None:
         self._notifier, self._clock, self.server = notifier, clock, server
-        self._is_alone = isinstance(notifier, MemoryNotifier)
+        self.is_alone = isinstance(notifier, MemoryNotifier)
         self._telling: set[asyncio.Future[None]] = set()
         if isinstance(notifier, TellsGaps):
             notifier.on_gap(self.catch_up)
@@ -421,7 +421,7 @@ class Hub:
         async with self._opening:
             channel = self._channels.get(queue)
             if channel is None:
-                tell = None if self._is_alone else partial(self._publish, topic)
+                tell = None if self.is_alone else partial(self._publish, topic)
                 channel = Channel(queue, server=self.server, tell=tell, clock=self._clock)
                 await self._notifier.subscribe(topic, channel.deliver)
                 self._channels[queue] = channel

@@ -11,12 +11,10 @@ from quart import Blueprint, Response
 from asman import operations as ops
 from asman.identity import check_queue_name
 from asman.job import Job, State
-from asman.memory import MemoryNotifier
 from asman.messages import frame, job_record
 from asman.presence import Channel, WorkerSeat
 from asman.routes.answers import json_answer
 from asman.routes.context import hub, respond, services
-from asman.services import Services
 
 __all__ = ["queues"]
 
@@ -96,11 +94,6 @@ def _basic(registration: Mapping[str, Any]) -> dict[str, Any]:
     return {k: registration[k] for k in ("time", "id", "cpus", "gpus", "maxJobDuration") if k in registration}
 
 
-def _scheme(services: Services) -> str:
-    """How this server hears of the others: ``memory`` if it is alone."""
-    return "memory" if isinstance(services.notifier, MemoryNotifier) else services.config.notifier_url.split(":", 1)[0]
-
-
 def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers: dict[str, Any]) -> dict[str, Any]:
     clients = len(channel.clients) if channel else 0
     return {
@@ -111,7 +104,7 @@ def _status_body(queue: str, listed: list[Job], channel: Channel | None, answers
         "queueInfo": {
             "address": queue,
             "serverId": hub().server,
-            "broadcastChannel": _scheme(services()),
+            "broadcastChannel": "memory" if hub().is_alone else services().config.notifier_url.split(":", 1)[0],
             "jobCount": len(listed),
             "localWorkerCount": len(answers),
             "otherWorkerCount": len(channel.neighbours.workers) if channel else 0,

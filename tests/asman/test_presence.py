@@ -240,7 +240,7 @@ class _Servers:
         self.notifier, self.now = _Shared(), 100.0
         self.one, self.two = (Hub(self.notifier, server=name, clock=lambda: self.now) for name in ("one", "two"))
         for hub in (self.one, self.two):
-            hub._is_alone = False
+            hub.is_alone = False
 
     async def settle(self) -> None:
         while self.one._telling or self.two._telling:
