@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Server", "asman_serve", "free_port", "serving"]
+__all__ = ["Server", "asman_serve", "free_port", "redis_serving", "serving"]
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
@@ -82,3 +82,16 @@ def _answers(port: int, path: str) -> bool:
 
 def asman_serve(port: int, data: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "asman", "serve", "--port", str(port), "--data", str(data), *more]
+
+
+@contextlib.contextmanager
+def redis_serving(folder: Path, *options: str) -> Iterator[Server]:
+    """A Redis of its own on loopback, without persistence unless the options say so."""
+    port = free_port()
+    base = ["redis-server", "--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"]
+    process = subprocess.Popen([*base, *options], stdout=subprocess.DEVNULL)
+    try:
+        yield Server(port=port, pid=process.pid, started_in_s=0.0)
+    finally:
+        process.kill()
+        process.wait()

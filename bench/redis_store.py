@@ -8,8 +8,6 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from asman.testing import make_job
 from asman_redis import scripts
 from asman_redis.jobs import RedisJobStore
 from asman_redis.keys import sortable
-from bench.process import free_port
+from bench.process import redis_serving
 from bench.table import Row, spread
 
 __all__ = ["redis_store"]
@@ -82,26 +80,13 @@ def _benchmark(port: int, sha: str, base: str) -> float:
     return float(re.findall(r"([\d.]+) requests per second", found.stdout)[-1])
 
 
-@contextmanager
-def _redis(folder: Path) -> Iterator[int]:
-    port = free_port()
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
 async def redis_store(folder: Path) -> list[Row]:
     """Three operations of a job's life at 64 in flight, without persistence: the client is what is measured."""
     if shutil.which("redis-server") is None or shutil.which("redis-benchmark") is None:
         return [Row(what="Redis job store", figure="not measured: no redis-server or redis-benchmark here")]
     ours, pooled, limit = [], [], []
-    with _redis(folder) as port:
+    with redis_serving(folder) as server:
+        port = server.port
         url = f"redis://127.0.0.1:{port}"
         async with RedisJobStore(url) as store, RedisJobStore(url) as other:
             batcher, other._redis = other._redis, _Pooled(url)  # type: ignore[assignment]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bench.load import submit_many
-from bench.process import Server, asman_serve, free_port, serving
+from bench.process import Server, asman_serve, free_port, redis_serving, serving
 from bench.table import Row, spread
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
@@ -23,20 +20,6 @@ _ROUNDS = 5
 _CONNECTIONS = 32
 _EACH = 60
 _WORKERS, _JOBS, _WORK_S = 50, 1_000, 0.5
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[Server]:
-    port = free_port()
-    options = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--bind", "127.0.0.1"]
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--dir", str(folder), *options], stdout=subprocess.DEVNULL
-    )
-    try:
-        yield Server(port=port, pid=process.pid, started_in_s=0.0)
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def _load(queue: str, targets: list[Server], redis: Server) -> tuple[float, float, float]:
@@ -76,7 +59,7 @@ async def servers(folder: Path) -> list[Row]:
     if shutil.which("redis-server") is None:
         return [Row(what="two servers", figure="not measured: no redis-server here")]
     alone, both, claims = [], [], []
-    with _redis(folder) as redis:
+    with redis_serving(folder, "--appendonly", "yes", "--appendfsync", "always") as redis:
         options = ("--backend", "redis", "--redis", f"redis://127.0.0.1:{redis.port}")
         ports = (free_port(), free_port())
         commands = [asman_serve(port, folder / "data", *options) for port in ports]
