@@ -29,7 +29,6 @@ end
 local function unindex(base, q, id, s, h, p)
   redis.call('ZREM', base .. 'state:' .. s .. ':' .. q, p)
   redis.call('ZREM', base .. 'shape:' .. s .. ':' .. q .. ':' .. h, p)
-  redis.call('ZREM', base .. 'find:' .. id, string.sub(p, 1, 16) .. q)
   counted(base, q, s, h, -1)
 end
 local function leave(base, q, p, names)
@@ -53,8 +52,11 @@ if has_moved and not is_new then unindex(base, q, id, old[3], old[4], old[5]) en
 if has_moved then
   redis.call('ZADD', base .. 'state:' .. s .. ':' .. q, 0, p)
   redis.call('ZADD', base .. 'shape:' .. s .. ':' .. q .. ':' .. h, 0, p)
-  redis.call('ZADD', base .. 'find:' .. id, 0, string.sub(p, 1, 16) .. q)
   counted(base, q, s, h, 1)
+end
+if is_new or old[5] ~= p then
+  if not is_new then redis.call('ZREM', base .. 'find:' .. id, string.sub(old[5], 1, 16) .. q) end
+  redis.call('ZADD', base .. 'find:' .. id, 0, string.sub(p, 1, 16) .. q)
 end
 if is_new or old[7] ~= names or old[5] ~= p then
   if not is_new then leave(base, q, old[5], old[7]) end
@@ -97,6 +99,7 @@ if not old[1] then return 'OK' end
 if old[1] ~= expected then return old[1] end
 unindex(base, q, id, old[2], old[3], old[4])
 leave(base, q, old[4], old[6])
+redis.call('ZREM', base .. 'find:' .. id, string.sub(old[4], 1, 16) .. q)
 redis.call('ZREM', base .. 'due', old[5] .. q .. ':' .. id)
 redis.call('ZREM', base .. 'all', q .. ':' .. id)
 redis.call('DEL', KEYS[1])
