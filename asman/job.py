@@ -90,9 +90,7 @@ class Requirements:
     @property
     def shape(self) -> str:
         """One text per distinct set of requirements: what stores index queued jobs by."""
-        return json.dumps(
-            [self.cores, self.memory_bytes, self.gpus, self.max_duration_s, *self.tags], separators=(",", ":")
-        )
+        return _compact.encode([self.cores, self.memory_bytes, self.gpus, self.max_duration_s, *self.tags])
 
     @classmethod
     def from_shape(cls, shape: str) -> Requirements:

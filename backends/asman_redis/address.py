@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -111,8 +111,11 @@ def _whole(what: str, digits: str) -> int:
 class Reach(Protocol):
     """A way to a Redis."""
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
-        """One reply for each command, or the error in its place. Errors: RedisError when none was had."""
+    async def run(self, commands: Sequence[Command], answered: Callable[[Any], None] | None = None) -> list[Any]:
+        """One reply for each command, or the error in its place. Errors: RedisError when not all were had.
+
+        ``answered`` is given each reply in turn, as soon as it counts.
+        """
         ...
 
     async def settings(self) -> list[Mapping[str, str]]:
@@ -163,7 +166,7 @@ class _One:
         self._client, self._replicas = client, replicas
         self._connection: Any = None
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
+    async def run(self, commands: Sequence[Command], answered: Callable[[Any], None] | None = None) -> list[Any]:
         try:
             async with asyncio.timeout(REPLY_S):
                 if self._connection is None:
@@ -172,13 +175,20 @@ class _One:
                 sent = [*commands, ("WAIT", self._replicas, _REPLICAS_MS)] if self._replicas else commands
                 packed = b"".join(map(pack_command, sent))  # in C: the library's own way costs half of a batch
                 await connection.send_packed_command(packed, check_health=False)
-                replies = [await self._reply(connection) for _ in sent]
+                replies = []
+                for _ in sent:
+                    replies.append(await self._reply(connection))
+                    if answered is not None and not self._replicas:
+                        answered(replies[-1])
                 if self._replicas and not _has_enough(replies.pop(), self._replicas):
                     raise TimeoutError("the replicas did not confirm the change")
-                return replies
         except BaseException:
             await self.drop()
             raise
+        if answered is not None and self._replicas:
+            for reply in replies:
+                answered(reply)
+        return replies
 
     async def _reply(self, connection: Any) -> Any:
         try:
@@ -216,12 +226,16 @@ class _Cluster:
         self._client = client
         self._nodes = deque(nodes)
 
-    async def run(self, commands: Sequence[Command]) -> list[Any]:
+    async def run(self, commands: Sequence[Command], answered: Callable[[Any], None] | None = None) -> list[Any]:
         async with asyncio.timeout(REPLY_S):
             batch = self._client.pipeline()
             for command in commands:
                 batch.execute_command(*command)
-            return list(await batch.execute(raise_on_error=False))
+            replies = list(await batch.execute(raise_on_error=False))
+        if answered is not None:
+            for reply in replies:
+                answered(reply)
+        return replies
 
     async def settings(self) -> list[Mapping[str, str]]:
         await self._client.initialize()

@@ -2,8 +2,9 @@
 
 Commands that are issued in one turn of the event loop, or while a batch is on its way, become the next batch: one
 write, one read, and one fsync where Redis appends with ``always``. There is no timer, so a lone command never waits
-for company. A batch that finds no Redis is sent again until each command's time is over, which is why every command
-of this backend must be safe to repeat.
+for company. A reply is handed over when it comes, so that its caller goes on while Redis is busy with the rest of the
+batch. A batch that finds no Redis is sent again until each command's time is over, which is why every command of this
+backend must be safe to repeat.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ class Batcher:
                 batch = [asked for asked in batch if not asked.answer.cancelled()]
                 if batch:
                     await self._send(batch)
+                    await asyncio.sleep(0)  # who was answered last asks now, and shares the next batch
         except BaseException as error:
             for asked in batch:
                 _refuse(asked, Unavailable(f"the connection to Redis broke: {type(error).__name__}"))
@@ -118,17 +120,23 @@ class Batcher:
 
     async def _send(self, batch: list[_Asked]) -> None:
         self.batches += 1
+        unanswered, again = deque(batch), list[_Asked]()
+
+        def answered(reply: Any) -> None:
+            asked = unanswered.popleft()
+            if not self._settle(asked, reply):
+                again.append(asked)
+
         try:
-            replies = await self._way.run([asked.command for asked in batch])
+            replies = await self._way.run([asked.command for asked in batch], answered)
         except (RedisError, OSError, TimeoutError) as error:
-            await self._try_again(batch, error)
+            await self._try_again([*again, *unanswered], error)
             return
         if self._failures:
             _log.warning("Redis answers again")
             self._failures = 0
             if self.on_return is not None and self._looking is None:
                 self._looking = asyncio.ensure_future(self._look(self.on_return))
-        again = [asked for asked, reply in zip(batch, replies, strict=True) if not self._settle(asked, reply)]
         if again:
             await self._try_again(again, None)
         elif any(isinstance(reply, Exception) and said(reply).startswith("NOAUTH") for reply in replies):

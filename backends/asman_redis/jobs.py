@@ -7,7 +7,6 @@ shared with whatever else is asked at that moment; what concerns the whole store
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from heapq import merge
@@ -20,8 +19,8 @@ from asman.errors import Conflict, clip
 from asman.job import Job, State, decode_job, encode_job
 from asman_redis import logs, scripts
 from asman_redis.address import read_address
-from asman_redis.batcher import Batcher
-from asman_redis.keys import STATES, Keys, sortable
+from asman_redis.batcher import Batcher, Script
+from asman_redis.keys import STATES, Keys, encoded, sortable
 from asman_redis.opening import ServerClock, opened
 
 __all__ = ["RedisJobStore"]
@@ -29,9 +28,6 @@ __all__ = ["RedisJobStore"]
 _PAGE = 2_000
 """Records in one reply: a longer list is read in pages, so that it never holds Redis for long."""
 _STATE_OF = {number: State(name) for name, number in STATES.items()}
-
-_Found = tuple[bytes, bytes]
-"""(where it stands in the order, record)."""
 
 
 class RedisJobStore:
@@ -97,11 +93,10 @@ class RedisJobStore:
             expected,
             job.version,
             self._new_token(),
-            STATES[job.state.value],
-            job.requirements.shape,
+            STATES[job.state.value] + job.requirements.shape,
             sortable(job.queued_at) + job.job_id,
-            sortable(job.due_at),
-            json.dumps(names, separators=(",", ":"), ensure_ascii=False) if names else "[]",
+            repr(job.due_at + 0.0),
+            "".join(f"{encoded(name)} " for name in names),
             encode_job(job),
             *beside,
         )
@@ -122,18 +117,17 @@ class RedisJobStore:
 
     async def in_namespace(self, queue: str, namespace: str, *, limit: int = 100) -> list[Job]:
         base, q = self._keys.of(queue)
-        return await self._listed(queue, [f"{base}names:{q}:{namespace}"], limit, None)
+        return await self._listed(queue, scripts.LIST, f"{base}names:{q}:{encoded(namespace)}", limit, None)
 
     async def find(self, job_id: str, *, limit: int = 100) -> list[Job]:
-        return await self._everywhere(
-            limit, *(self._redis.call(scripts.FIND, [f"{b}find:{job_id}"], b, job_id, limit) for b in self._keys.bases)
-        )
+        asked = [self._redis.call(scripts.FIND, [f"{b}all"], b, job_id, limit) for b in self._keys.bases]
+        runs = [_pairs(answer) for answer in await asyncio.gather(*asked)]
+        return [decode_job(record) for _, record in islice(merge(*runs), limit)]
 
     async def due(self, before: float, *, limit: int = 100) -> list[Job]:
-        until = f"[{sortable(before)}\xff".encode("latin-1")
-        return await self._everywhere(
-            limit, *(self._redis.call(scripts.DUE, [f"{b}due"], b, until, limit) for b in self._keys.bases)
-        )
+        asked = [self._redis.call(scripts.DUE, [f"{b}due"], b, repr(before + 0.0), limit) for b in self._keys.bases]
+        runs = [_dated(answer) for answer in await asyncio.gather(*asked)]
+        return [decode_job(record) for _, _, record in islice(merge(*runs), limit)]
 
     async def counts(self, queue: str | None) -> dict[tuple[State, str], int]:
         if queue is None:
@@ -145,7 +139,8 @@ class RedisJobStore:
         for answer in await asyncio.gather(*asked):
             for field, number in _pairs(answer):
                 key = (_STATE_OF[field[:1].decode()], field[1:].decode())
-                total[key] = total.get(key, 0) + int(number)
+                if key[0] is not State.REMOVED:
+                    total[key] = total.get(key, 0) + int(number)
         return total
 
     async def scan(self, *, cursor: str = "", limit: int = 1000) -> tuple[list[Job], str]:
@@ -200,25 +195,21 @@ class RedisJobStore:
         base, q = self._keys.of(queue)
         return f"{base}job:{q}:{job_id}"
 
-    async def _listed(self, queue: str, indexes: list[str], limit: int, after: tuple[float, str] | None) -> list[Job]:
-        """Records of these indexes in one order."""
+    async def _listed(
+        self, queue: str, script: Script, key: str, limit: int, after: tuple[float, str] | None, *more: str
+    ) -> list[Job]:
+        """Records in the order of their places."""
         base, q = self._keys.of(queue)
         start = "-" if after is None else f"({sortable(after[0])}{after[1]}"
         jobs: list[Job] = []
-        while indexes and len(jobs) < limit:
+        while len(jobs) < limit:
             page = min(_PAGE, limit - len(jobs))
-            found = list(_pairs(await self._redis.call(scripts.LIST, indexes, base, q, start, page)))
-            chosen = sorted(found)[:page]
-            jobs += [decode_job(record) for _, record in chosen]
-            if len(chosen) < page:
+            found = list(_pairs(await self._redis.call(script, [key], base, q, start, page, *more)))
+            jobs += [decode_job(record) for _, record in found]
+            if len(found) < page:
                 break
-            start = f"({chosen[-1][0].decode()}"
+            start = f"({found[-1][0].decode()}"
         return jobs
-
-    async def _everywhere(self, limit: int, *asked: Any) -> list[Job]:
-        """The first records of what all partitions answer."""
-        runs = [_pairs(answer) for answer in await asyncio.gather(*asked)]
-        return [decode_job(record) for _, record in islice(merge(*runs), limit)]
 
     async def list(
         self,
@@ -230,9 +221,11 @@ class RedisJobStore:
         after: tuple[float, str] | None = None,
     ) -> list[Job]:
         base, q = self._keys.of(queue)
-        numbers = sorted({STATES[state.value] for state in states if state is not State.ABSENT})
-        names = [f"{base}state:{n}:{q}" if shape is None else f"{base}shape:{n}:{q}:{shape}" for n in numbers]
-        return await self._listed(queue, names, limit, after)
+        numbers = "".join(sorted({STATES[state.value] for state in states if state is not State.ABSENT}))
+        if len(numbers) == 1 and shape is not None:
+            return await self._listed(queue, scripts.LIST, f"{base}kind:{q}:{numbers}{shape}", limit, after)
+        more = [numbers] if shape is None else [numbers, shape]
+        return await self._listed(queue, scripts.MERGE, f"{base}count:{q}", limit, after, *more)
 
 
 def _pairs(flat: Any) -> Iterable[Any]:
@@ -240,6 +233,12 @@ def _pairs(flat: Any) -> Iterable[Any]:
     if isinstance(flat, Mapping):
         return flat.items()
     return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _dated(flat: Any) -> Iterable[tuple[float, bytes, bytes]]:
+    """(due at, name, record), from a flat list of names and times and behind it one of records."""
+    count = len(flat) // 3
+    return zip(map(float, flat[1 : 2 * count : 2]), flat[: 2 * count : 2], flat[2 * count :], strict=True)
 
 
 def _check_saved(job_id: str, expected: int, stored: bytes) -> None:

@@ -11,7 +11,21 @@ import hashlib
 
 from asman_redis.batcher import Script
 
-__all__ = ["APPEND", "DELETE", "DROP_LOG", "DUE", "FIND", "LEAD", "LIST", "PUBLISH", "READ_LOG", "SAVE", "SCAN", "TIME"]
+__all__ = [
+    "APPEND",
+    "DELETE",
+    "DROP_LOG",
+    "DUE",
+    "FIND",
+    "LEAD",
+    "LIST",
+    "MERGE",
+    "PUBLISH",
+    "READ_LOG",
+    "SAVE",
+    "SCAN",
+    "TIME",
+]
 
 
 def _script(*parts: str) -> Script:
@@ -19,64 +33,74 @@ def _script(*parts: str) -> Script:
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-_UNINDEX = """
-local function counted(base, q, s, h, by)
-  if s == '4' then return end
-  for _, key in ipairs({base .. 'count:' .. q, base .. 'count'}) do
-    if redis.call('HINCRBY', key, s .. h, by) == 0 then redis.call('HDEL', key, s .. h) end
-  end
+_OLD = """
+local call = redis.call
+local m, kept, token, kind, p, d, names = call('HGET', KEYS[1], 'm')
+if m then
+  kept, token, kind, p, d, names =
+    string.match(m, '^([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n([^\\n]*)\\n(.*)$')
 end
-local function unindex(base, q, id, s, h, p)
-  redis.call('ZREM', base .. 'state:' .. s .. ':' .. q, p)
-  redis.call('ZREM', base .. 'shape:' .. s .. ':' .. q .. ':' .. h, p)
-  counted(base, q, s, h, -1)
-end
-local function leave(base, q, p, names)
-  if names ~= '[]' then
-    for _, name in ipairs(cjson.decode(names)) do redis.call('ZREM', base .. 'names:' .. q .. ':' .. name, p) end
-  end
-end
+"""
+"""Reads what the indexes hold of a job. Here and in what uses it nothing is a function: each would be made anew."""
+
+_LEAVE = """
+  call('ZREM', base .. 'kind:' .. q .. ':' .. kind, p)
+  if call('HINCRBY', base .. 'count:' .. q, kind, -1) == 0 then call('HDEL', base .. 'count:' .. q, kind) end
+  if call('HINCRBY', base .. 'count', kind, -1) == 0 then call('HDEL', base .. 'count', kind) end
+"""
+
+_LEAVE_NAMES = """
+  for name in string.gmatch(names, '([^ ]*) ') do call('ZREM', base .. 'names:' .. q .. ':' .. name, p) end
 """
 
 SAVE = _script(
-    _UNINDEX,
+    _OLD,
     """
-local base, q, id, expected, version, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local s, h, p, d, names, record = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local old = redis.call('HMGET', KEYS[1], 'v', 't', 's', 'h', 'p', 'd', 'n')
-if old[1] == version and old[2] == token then return 'OK' end
-if (old[1] or '0') ~= expected then return old[1] or '0' end
-local is_new = not old[1]
-local has_moved = is_new or old[3] ~= s or old[4] ~= h or old[5] ~= p
-if has_moved and not is_new then unindex(base, q, id, old[3], old[4], old[5]) end
-if has_moved then
-  redis.call('ZADD', base .. 'state:' .. s .. ':' .. q, 0, p)
-  redis.call('ZADD', base .. 'shape:' .. s .. ':' .. q .. ':' .. h, 0, p)
-  counted(base, q, s, h, 1)
-end
-if is_new or old[5] ~= p then
-  if not is_new then redis.call('ZREM', base .. 'find:' .. id, string.sub(old[5], 1, 16) .. q) end
-  redis.call('ZADD', base .. 'find:' .. id, 0, string.sub(p, 1, 16) .. q)
-end
-if is_new or old[7] ~= names or old[5] ~= p then
-  if not is_new then leave(base, q, old[5], old[7]) end
-  if names ~= '[]' then
-    for _, name in ipairs(cjson.decode(names)) do redis.call('ZADD', base .. 'names:' .. q .. ':' .. name, 0, p) end
+local base, q, id, version, new_kind, new_p = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[7], ARGV[8]
+local new_d, new_names = ARGV[9], ARGV[10]
+if kept == version and token == ARGV[6] then return 'OK' end
+if (kept or '0') ~= ARGV[4] then return kept or '0' end
+local is_elsewhere = p ~= new_p
+if is_elsewhere or kind ~= new_kind then
+  call('ZADD', base .. 'kind:' .. q .. ':' .. new_kind, 0, new_p)
+  call('HINCRBY', base .. 'count:' .. q, new_kind, 1)
+  call('HINCRBY', base .. 'count', new_kind, 1)
+  if m then
+""",
+    _LEAVE,
+    """
   end
 end
-if is_new then redis.call('ZADD', base .. 'all', 0, q .. ':' .. id) end
-if old[6] ~= d then
-  if not is_new then redis.call('ZREM', base .. 'due', old[6] .. q .. ':' .. id) end
-  redis.call('ZADD', base .. 'due', 0, d .. q .. ':' .. id)
+if is_elsewhere or names ~= new_names then
+  if m then
+""",
+    _LEAVE_NAMES,
+    """
+  end
+  for name in string.gmatch(new_names, '([^ ]*) ') do
+    call('ZADD', base .. 'names:' .. q .. ':' .. name, 0, new_p)
+  end
 end
-redis.call('HSET', KEYS[1], 'v', version, 't', token, 's', s, 'h', h, 'p', p, 'd', d, 'n', names, 'r', record)
-for i = 13, #ARGV, 3 do
+if is_elsewhere then
+  if m then call('ZREM', base .. 'all', id .. ':' .. string.sub(p, 1, 16) .. q) end
+  call('ZADD', base .. 'all', 0, id .. ':' .. string.sub(new_p, 1, 16) .. q)
+end
+if d ~= new_d then call('ZADD', base .. 'due', new_d, q .. ':' .. id) end
+m = version .. '\\n' .. ARGV[6] .. '\\n' .. new_kind .. '\\n' .. new_p .. '\\n' .. new_d .. '\\n' .. new_names
+if #ARGV == 11 then
+  call('HSET', KEYS[1], 'm', m, 'r', ARGV[11])
+  return 'OK'
+end
+local fields = {'m', m, 'r', ARGV[11]}
+for i = 12, #ARGV, 3 do
   if ARGV[i + 1] == '1' then
-    redis.call('HSET', KEYS[1], 'doc:' .. ARGV[i], ARGV[i + 2])
+    fields[#fields + 1] = 'doc:' .. ARGV[i]
+    fields[#fields + 1] = ARGV[i + 2]
   else
-    redis.call('HDEL', KEYS[1], 'doc:' .. ARGV[i])
+    call('HDEL', KEYS[1], 'doc:' .. ARGV[i])
   end
 end
+call('HSET', KEYS[1], unpack(fields))
 return 'OK'
 """,
 )
@@ -90,60 +114,102 @@ end
 """
 
 DELETE = _script(
-    _UNINDEX,
     _LOG_KEYS,
+    _OLD,
     """
-local base, q, id, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local old = redis.call('HMGET', KEYS[1], 'v', 's', 'h', 'p', 'd', 'n')
-if not old[1] then return 'OK' end
-if old[1] ~= expected then return old[1] end
-unindex(base, q, id, old[2], old[3], old[4])
-leave(base, q, old[4], old[6])
-redis.call('ZREM', base .. 'find:' .. id, string.sub(old[4], 1, 16) .. q)
-redis.call('ZREM', base .. 'due', old[5] .. q .. ':' .. id)
-redis.call('ZREM', base .. 'all', q .. ':' .. id)
-redis.call('DEL', KEYS[1])
+local base, q, id = ARGV[1], ARGV[2], ARGV[3]
+if not m then return 'OK' end
+if kept ~= ARGV[4] then return kept end
+""",
+    _LEAVE,
+    _LEAVE_NAMES,
+    """
+call('ZREM', base .. 'all', id .. ':' .. string.sub(p, 1, 16) .. q)
+call('ZREM', base .. 'due', q .. ':' .. id)
+call('DEL', KEYS[1])
 drop_log(base, q, id)
 return 'OK'
 """,
 )
 
-LIST = _script("""
-local base, q, from, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local found = {}
-for _, key in ipairs(KEYS) do
-  for _, p in ipairs(redis.call('ZRANGEBYLEX', key, from, '+', 'LIMIT', 0, limit)) do
-    found[#found + 1] = p
-    found[#found + 1] = redis.call('HGET', base .. 'job:' .. q .. ':' .. string.sub(p, 17), 'r')
+_RECORDS = """
+local function with_records(base, q, places)
+  local found = {}
+  for i, p in ipairs(places) do
+    found[2 * i - 1] = p
+    found[2 * i] = redis.call('HGET', base .. 'job:' .. q .. ':' .. string.sub(p, 17), 'r')
   end
+  return found
 end
-return found
-""")
-"""Up to ``limit`` records of each index of a queue: (place, record), flat."""
+"""
+
+LIST = _script(
+    _RECORDS,
+    """
+local base, q, from, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+return with_records(base, q, redis.call('ZRANGEBYLEX', KEYS[1], from, '+', 'LIMIT', 0, limit))
+""",
+)
+"""Up to ``limit`` records of one index of a queue: (place, record), flat."""
+
+MERGE = _script(
+    _RECORDS,
+    """
+local base, q, from, limit, states, shape = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local runs = {}
+for _, kind in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local is_wanted = string.find(states, string.sub(kind, 1, 1), 1, true) and (not shape or string.sub(kind, 2) == shape)
+  if is_wanted then runs[#runs + 1] = {key = base .. 'kind:' .. q .. ':' .. kind, from = from} end
+end
+local places, size, behind = {}, math.ceil(limit / math.max(#runs, 1)), runs
+while #behind > 0 do
+  for _, run in ipairs(behind) do
+    local more = redis.call('ZRANGEBYLEX', run.key, run.from, '+', 'LIMIT', 0, size)
+    for _, p in ipairs(more) do places[#places + 1] = p end
+    run.last = more[size]
+    run.from = run.last and '(' .. run.last
+  end
+  if #runs > 1 then table.sort(places) end
+  for i = #places, limit + 1, -1 do places[i] = nil end
+  local next, final = {}, places[limit]
+  for _, run in ipairs(behind) do
+    if run.last and (not final or run.last < final) then next[#next + 1] = run end
+  end
+  behind, size = next, 2 * size
+end
+return with_records(base, q, places)
+""",
+)
+"""The same of all indexes of some states. Each is read in steps, as far as the others have not enough before it.
+
+Lua compares texts by the locale of Redis; places are hex digits, whose order is the same in all.
+"""
 
 FIND = _script("""
 local found = {}
-for _, m in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], '-', '+', 'LIMIT', 0, ARGV[3])) do
-  found[#found + 1] = m
-  found[#found + 1] = redis.call('HGET', ARGV[1] .. 'job:' .. string.sub(m, 17) .. ':' .. ARGV[2], 'r')
+local from, to = '[' .. ARGV[2] .. ':', '(' .. ARGV[2] .. ';'
+for _, m in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], from, to, 'LIMIT', 0, ARGV[3])) do
+  local place = string.sub(m, #ARGV[2] + 2)
+  found[#found + 1] = place
+  found[#found + 1] = redis.call('HGET', ARGV[1] .. 'job:' .. string.sub(place, 17) .. ':' .. ARGV[2], 'r')
 end
 return found
 """)
+"""Up to ``limit`` records of one job: (time and queue, record), flat."""
 
 DUE = _script("""
-local found = {}
-for _, m in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[2], 'LIMIT', 0, ARGV[3])) do
-  found[#found + 1] = m
-  found[#found + 1] = redis.call('HGET', ARGV[1] .. 'job:' .. string.sub(m, 17), 'r')
-end
+local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'WITHSCORES', 'LIMIT', 0, ARGV[3])
+local count = #found
+for i = 1, count, 2 do found[count + (i + 1) / 2] = redis.call('HGET', ARGV[1] .. 'job:' .. found[i], 'r') end
 return found
 """)
 
 SCAN = _script("""
 local found = {}
 for _, m in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], '+', 'LIMIT', 0, ARGV[3])) do
+  local id, q = string.match(m, '^([^:]*):' .. string.rep('.', 16) .. '(.*)$')
   found[#found + 1] = m
-  found[#found + 1] = redis.call('HGET', ARGV[1] .. 'job:' .. m, 'r')
+  found[#found + 1] = redis.call('HGET', ARGV[1] .. 'job:' .. q .. ':' .. id, 'r')
 end
 return found
 """)

@@ -70,6 +70,39 @@ async def test_what_is_asked_in_one_turn_of_the_loop_is_one_round_trip(store: Re
         assert store._redis.batches == before + 1, ask
 
 
+async def test_an_answer_is_handed_over_while_redis_is_busy_with_the_rest_of_the_batch(store: RedisJobStore) -> None:
+    job = make_job("q")
+    await store.save(job, expected=0)
+    before = store._redis.batches
+    quick = [asyncio.ensure_future(store._redis.ask("ECHO", b"x" * 8_000)) for _ in range(8)]
+    busy = """
+        local began = redis.call('TIME')
+        repeat
+            local now = redis.call('TIME')
+        until (now[1] - began[1]) * 1e6 + now[2] - began[2] > 1e6
+    """
+    slow = asyncio.ensure_future(store._redis.ask("EVAL", busy, 0))
+    assert await quick[0] == b"x" * 8_000
+    assert not slow.done()
+    assert await slow is None
+    assert store._redis.batches == before + 1
+
+
+async def test_who_is_answered_shares_the_next_batch_with_all_others(server: RedisServer) -> None:
+    """Steps of many callers go on as whole batches, however their answers trickle in."""
+    async with RedisJobStore(server.url) as store:
+        await store.save(make_job("q"), expected=0)
+        before = store._redis.batches
+
+        async def live() -> None:
+            job = make_job("q")
+            for version in range(1, 41):
+                await store.save(replace(job, version=version), expected=version - 1)
+
+        await asyncio.gather(*(live() for _ in range(64)))
+        assert store._redis.batches - before <= 44
+
+
 async def test_a_refusal_hurts_only_its_own_command(store: RedisJobStore) -> None:
     good, bad = make_job("q"), make_job("q", version=2)
     answers = await asyncio.gather(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from asman_redis.keys import PARTITIONS, Keys, sortable
+from asman_redis.keys import PARTITIONS, Keys, encoded, sortable
 
 NUMBERS = st.floats(allow_nan=False)
 
@@ -27,9 +27,15 @@ def test_a_sortable_text_is_16_hex_digits(number: float) -> None:
 @given(st.text(min_size=1))
 def test_all_keys_of_a_queue_lie_in_one_slot_whatever_its_name(queue: str) -> None:
     base, name = Keys("asman").of(queue)
-    keys = [f"{base}{kind}:{name}" for kind in ("job", "state:1", "count", "names")]
+    keys = [f"{base}{kind}:{name}" for kind in ("job", "kind", "count", "names")]
     assert len({key_slot(key.encode()) for key in [*keys, f"{base}due", f"{base}all"]}) == 1
     assert not set(name) & set("{}:")
+
+
+@given(st.text(), st.text())
+def test_an_encoded_name_is_of_one_name_and_a_colon_or_a_space_ends_it(one: str, other: str) -> None:
+    assert (encoded(one) == encoded(other)) == (one == other)
+    assert not set(encoded(one)) & set("{}: \n")
 
 
 def test_partitions_lie_in_different_slots() -> None:

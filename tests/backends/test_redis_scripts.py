@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from redis import Redis
 
-from asman.job import State
+from asman.job import Requirements, State
 from asman.testing import make_job
 from asman_redis import scripts
 from asman_redis.jobs import RedisJobStore
 from redis_server import redis_server
 
+NAMES = ("", "_", " ", "a b", "a", "b:c", '"', "x\ny", "%20", "名前")
 SCRIPTS = {name: getattr(scripts, name) for name in scripts.__all__}
 
 
@@ -31,7 +34,7 @@ def url(client: Redis, more: str = "") -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_script_scans(name: str) -> None:
-    used = set(re.findall(r"redis\.call\('(\w+)'", SCRIPTS[name].source))
+    used = set(re.findall(r"\bcall\('(\w+)'", SCRIPTS[name].source))
     assert used
     assert not used & {"KEYS", "SCAN", "HSCAN", "ZSCAN", "SSCAN", "SORT", "ZRANGE", "LRANGE", "SMEMBERS", "HGETALL"}
 
@@ -39,11 +42,12 @@ def test_no_script_scans(name: str) -> None:
 async def test_a_deleted_job_leaves_no_key(client: Redis) -> None:
     async with RedisJobStore(url(client)) as store:
         before = set(client.keys())
-        job = make_job("q", namespaces=(("a", 1.0), ("b", 2.0)))
+        job = make_job("q", namespaces=tuple((name, 1.0) for name in NAMES))
         await store.save(job, expected=0, documents={"definition": b"d"})
         for half in ("build", "run"):
             await store.append_log("q", job.job_id, attempt=1, half=half, lines=[b"x"])
         assert set(client.keys()) > before
+        assert [await store.in_namespace("q", name) for name in NAMES] == [[job]] * len(NAMES)
         await store.delete("q", job.job_id, expected=1)
         assert set(client.keys()) == before
 
@@ -71,6 +75,61 @@ async def _calls(client: Redis, store: RedisJobStore) -> dict[str, int]:
     found = client.info("commandstats")
     ours = ("h", "z", "del", "x", "exists", "eval")
     return {name: stat["calls"] for name, stat in found.items() if name.removeprefix("cmdstat_").startswith(ours)}
+
+
+async def _run_inside(client: Redis, step: Awaitable[None]) -> int:
+    """How many commands the scripts of a step run."""
+    client.config_resetstat()
+    await step
+    found = client.info("commandstats")
+    ours = [stat["calls"] for name, stat in found.items() if name.startswith(("cmdstat_h", "cmdstat_z"))]
+    return int(sum(ours))
+
+
+async def test_a_step_runs_few_commands_inside_redis(client: Redis) -> None:
+    """Each costs Redis about as much as the whole way of a plain command, so that one more is a decision."""
+    async with RedisJobStore(url(client)) as store:
+        others = [make_job("q", state=state) for state in (State.QUEUED, State.RUNNING, State.FINISHED)]
+        for other in others:
+            await store.save(other, expected=0)
+        job = make_job("q")
+        runs = replace(job, version=2, state=State.RUNNING, lease_until=1e9)
+        renewed = replace(runs, version=3, lease_until=2e9)
+        ended = replace(renewed, version=4, state=State.FINISHED, listed_until=3e9)
+        steps = {
+            "submit": store.save(job, expected=0, documents={"definition": b"d"}),
+            "claim": store.save(runs, expected=1),
+            "renew": store.save(renewed, expected=2),
+            "finish": store.save(ended, expected=3, documents={"result": b"r"}),
+        }
+        costs = {name: await _run_inside(client, step) for name, step in steps.items()}
+        assert costs == {"submit": 8, "claim": 9, "renew": 3, "finish": 10}
+
+
+async def test_many_sets_of_requirements_are_listed_in_one_order(client: Redis) -> None:
+    """One of them has most jobs, others hardly any; each list reads about as much as it returns."""
+    chance = random.Random(5)
+    shapes = [Requirements(cores=n) for n in range(1, 41)]
+    jobs = [
+        make_job("q", queued_at=float(chance.randrange(500)), requirements=need, state=state)
+        for need in [*shapes, *[shapes[0]] * 300, *[shapes[1]] * 60]
+        for state in (State.QUEUED, State.RUNNING)
+    ]
+    jobs.sort(key=lambda job: (job.queued_at, job.job_id))
+    async with RedisJobStore(url(client)) as store:
+        await asyncio.gather(*(store.save(job, expected=0) for job in jobs))
+        for states in ([State.QUEUED], [State.QUEUED, State.RUNNING, State.FINISHED]):
+            wanted = [job for job in jobs if job.state in states]
+            for limit in (1, 7, 50, 399, len(wanted), 5_000):
+                client.config_resetstat()
+                assert await store.list("q", states=states, limit=limit) == wanted[:limit]
+                calls = client.info("commandstats")
+                assert calls["cmdstat_zrangebylex"]["calls"] <= 2 * len(shapes) * len(states)
+                assert calls["cmdstat_hget"]["calls"] == min(limit, len(wanted))
+            after = (wanted[100].queued_at, wanted[100].job_id)
+            assert await store.list("q", states=states, after=after, limit=33) == wanted[101:134]
+        one = [job for job in jobs if job.requirements == shapes[1]]
+        assert await store.list("q", states=list(State), shape=shapes[1].shape) == one
 
 
 async def test_an_event_costs_the_same_at_ten_and_at_ten_thousand_queued_jobs(client: Redis) -> None:
