@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from asman.abc import Notifier, TellsGaps
+from asman.completion import to_the_end
 from asman.job import Requirements
 from asman.matching import Capacity, fits
 from asman.memory import MemoryNotifier
@@ -418,6 +419,13 @@ class Hub:
     @asynccontextmanager
     async def join(self, queue: str, topic: str) -> AsyncIterator[Channel]:
         """Use the queue's channel; the first user opens it, the last one closes it."""
+        channel = await to_the_end(self._enter(queue, topic), lambda channel: self._leave(channel, topic))
+        try:
+            yield channel
+        finally:
+            await to_the_end(self._leave(channel, topic))
+
+    async def _enter(self, queue: str, topic: str) -> Channel:
         async with self._opening:
             channel = self._channels.get(queue)
             if channel is None:
@@ -427,12 +435,7 @@ class Hub:
                 self._channels[queue] = channel
                 channel.tell_presence(asks=True)
             channel.users += 1
-        try:
-            yield channel
-        finally:
-            channel.users -= 1
-            if channel.users == 0:
-                await self._close(channel, topic)
+        return channel
 
     def _publish(self, topic: str, data: bytes) -> None:
         telling = asyncio.ensure_future(self._notifier.publish(topic, data))
@@ -446,7 +449,10 @@ class Hub:
             channel.tell_presence(asks=True)
             channel.catch_up()
 
-    async def _close(self, channel: Channel, topic: str) -> None:
+    async def _leave(self, channel: Channel, topic: str) -> None:
+        channel.users -= 1
+        if channel.users:
+            return
         async with self._opening:
             if channel.users == 0 and self._channels.get(channel.queue) is channel:
                 del self._channels[channel.queue]

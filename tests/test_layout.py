@@ -292,6 +292,7 @@ OPEN_TO_BACKENDS = {
         "_emscripten",
         "abc",
         "client",
+        "completion",
         "config",
         "contract",
         "definition",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asman.abc import LogHalf
+from asman.completion import to_the_end
 from asman.errors import JobNotFound
 from asman.job import Job, State
 from asman.messages import encode, encode_event, frame
@@ -42,15 +43,20 @@ def half_of(step: str) -> LogHalf:
 async def keep_lines(
     services: Services, job: Job, step: str, lines: Sequence[Any], payload: dict[str, Any] | None = None
 ) -> None:
-    """Store lines of the running attempt and tell the watchers.
+    """Store lines of the running attempt and tell the watchers. What is stored is told, as a step is.
 
     Shape:  ``payload`` is the frame's payload as the worker sent it, if it may be passed on as it is.
     """
     texts = [encode(line) for line in lines]
-    await services.logs.append_log(job.queue, job.job_id, attempt=job.attempt, half=half_of(step), lines=texts)
     told = payload or {"jobId": job.job_id, "step": step, "logs": list(lines)}
     header = {"kind": "logs", "job_id": job.job_id}
-    await services.notifier.publish(topic(job.queue), encode_event(header, frame("JobStatusPayload", told)))
+    message = encode_event(header, frame("JobStatusPayload", told))
+    await to_the_end(_keep(services, job, half_of(step), texts, message))
+
+
+async def _keep(services: Services, job: Job, half: LogHalf, lines: list[bytes], message: bytes) -> None:
+    await services.logs.append_log(job.queue, job.job_id, attempt=job.attempt, half=half, lines=lines)
+    await services.notifier.publish(topic(job.queue), message)
 
 
 async def read_lines(services: Services, job_id: str, half: LogHalf, since: int, queue: str | None = None) -> LogPage:

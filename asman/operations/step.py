@@ -2,7 +2,8 @@
 
 The save is a compare-and-swap on the version. When somebody else was faster the record is loaded again and the
 step decided anew, a few times; a rule that refuses is final. Effects run only after the save. They may be lost with
-the process, and nothing depends on them: watchers read lists again, leases lapse, maintenance sweeps.
+the process, and nothing depends on them: watchers read lists again, leases lapse, maintenance sweeps. They are not lost
+with the caller: a store saves on when the caller is cancelled, so the step is taken to its end and told.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from asman.completion import to_the_end
 from asman.documents import DEFINITION, RESULT, blobs_behind
 from asman.errors import Conflict, LeaseLost, TransitionRefused
 from asman.job import Job, State, absent
@@ -55,12 +57,14 @@ async def step(
     documents: _Documents | None = None,
     on_start: _Documents | None = None,
     known: Job | None = None,
+    is_carried: bool = False,
 ) -> Step:
-    """Take one step of one job.
+    """Take one step of one job. Once it is being saved it is finished and told, also if the caller is cancelled.
 
     Shape:  ``event`` may be a function of the record where the event depends on it. ``documents`` are written with
             the step, ``on_start`` only if the step starts a new generation. ``known`` is the record as the caller
             believes it to be (``absent`` for a new job): it saves the read, and costs one more if it is wrong.
+            ``is_carried`` says that the caller itself is carried to its end: the step needs no task of its own.
     Errors: TransitionRefused, LeaseLost from the table; Conflict when others were faster again and again.
     """
     before = known or await _load(services, queue, job_id)
@@ -74,22 +78,32 @@ async def step(
         is_first = before.state is State.ABSENT
         garbage = await blobs_behind(services, before, dropped) if dropped and not is_first else []
         written: _Documents = {**dropped, **(documents or {})}
-        try:
-            await services.jobs.save(after, expected=before.version, documents=written)
-        except (TransitionRefused, LeaseLost):
-            raise
-        except Conflict:
-            if tried + 1 == _TRIES:
-                raise
-            await asyncio.sleep(random.random() * min(0.001 * 2.0**tried, _SPREAD_S) if tried else 0)
-            before = await _load(services, queue, job_id)
-            continue
-        for key in garbage:
-            await services.blobs.delete(key)
         done = Step(before=before, after=after, effects=effects)
-        await _tell(services, done, happened)
-        return done
+        carrying_out = _carry_out(services, done, happened, written, garbage)
+        overtaken = await (carrying_out if is_carried else to_the_end(carrying_out))
+        if overtaken is None:
+            return done
+        if tried + 1 == _TRIES:
+            raise overtaken
+        await asyncio.sleep(random.random() * min(0.001 * 2.0**tried, _SPREAD_S) if tried else 0)
+        before = await _load(services, queue, job_id)
     raise AssertionError("unreachable")
+
+
+async def _carry_out(
+    services: Services, done: Step, event: Event, documents: _Documents, garbage: Sequence[str]
+) -> Conflict | None:
+    """Save the step, drop the blobs that went with it, do the effects. Answers with the error if others were faster."""
+    try:
+        await services.jobs.save(done.after, expected=done.before.version, documents=documents)
+    except (TransitionRefused, LeaseLost):
+        raise
+    except Conflict as overtaken:
+        return overtaken
+    for key in garbage:
+        await services.blobs.delete(key)
+    await _tell(services, done, event)
+    return None
 
 
 async def _load(services: Services, queue: str, job_id: str) -> Job:

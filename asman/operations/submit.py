@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from asman.completion import to_the_end
 from asman.definition import Definition, read_definition
 from asman.documents import DEFINITION, RESULT, blob_key, extend_documents, pack, pack_encoded, read_document
 from asman.errors import (
@@ -163,14 +164,14 @@ def expiry(services: Services, job: Job, now: float) -> float:
 
 
 async def submit(services: Services, queue: str, submission: Submission, *, source: str = "") -> Receipt:
-    """Store a checked submit and answer when it is on stable storage.
+    """Store a checked submit and answer when it is on stable storage. Once admitted it is carried through.
 
     Shape:  ``source`` is whom limits are counted by; without one only the queue's own limits apply.
     Errors: RateLimited when the queue is full or the source too quick; StorageFull, Unavailable, Conflict.
     """
     now = services.clock()
     await _admit(services, check_queue_name(queue), source, now)
-    return await _push(services, queue, submission, now)
+    return await to_the_end(_push(services, queue, submission, now))
 
 
 async def _push(services: Services, queue: str, submission: Submission, now: float) -> Receipt:
@@ -187,7 +188,8 @@ async def _push(services: Services, queue: str, submission: Submission, now: flo
         debug=submission.debug,
     )
     document = await pack_encoded(services, DEFINITION, submission.definition.encoded, expires_at=expires_at)
-    done = await step(services, queue, submission.job_id, event, on_start={DEFINITION: document}, known=fresh)
+    on_start = {DEFINITION: document}
+    done = await step(services, queue, submission.job_id, event, on_start=on_start, known=fresh, is_carried=True)
     await _keep_blobs(services, done, submission.definition, document)
     if submission.control.namespace != DEFAULT_NAMESPACE and done.after.is_active:
         await _take_place(services, done.after, submission.control.namespace, now)
@@ -263,7 +265,7 @@ async def _take_place(services: Services, job: Job, namespace: str, now: float) 
             else:
                 wait_s = 4.0 if age_s <= _REPLACE_SOON_S else 8.0
                 event = Superseded(at=now, namespace=namespace, replace_at=now + wait_s)
-                await step(services, other.queue, other.job_id, event)
+                await step(services, other.queue, other.job_id, event, is_carried=True)
         except Conflict:
             continue  # it ended or changed meanwhile
 
@@ -299,6 +301,10 @@ async def copy(services: Services, job_id: str, target: str, control: Any) -> Re
     definition = read_definition(raw, services.config.limits)
     submission = Submission(job_id=job_id, definition=definition, control=read_control(services, control), debug=False)
     await _admit(services, target, "", now)
+    return await to_the_end(_put_copy(services, source, submission, target, now))
+
+
+async def _put_copy(services: Services, source: Job, submission: Submission, target: str, now: float) -> Receipt:
     if source.has_result and source.queue != target:
         await _bring_result(services, source, submission, target, now)
     return await _push(services, target, submission, now)
@@ -321,7 +327,7 @@ async def _bring_result(services: Services, source: Job, submission: Submission,
         listed_until=now + services.config.listed_s,
     )
     try:
-        await step(services, target, source.job_id, event, documents=documents)
+        await step(services, target, source.job_id, event, documents=documents, is_carried=True)
     except TransitionRefused:
         for key in filter(None, map(blob_key, documents.values())):
             await services.blobs.delete(key)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from asman.completion import to_the_end
 from asman.documents import DEFINITION, RESULT, blob_key, extend_documents, pack, read_document
-from asman.errors import BadMessage, Conflict, LeaseLost, TransitionRefused, clip
+from asman.errors import BadMessage, Conflict, LeaseLost, StorageFull, TransitionRefused, Unavailable, clip
 from asman.job import Job, Outcome, Reason, Requirements, State
 from asman.matching import Capacity, fits
 from asman.operations.blobs import output_keys
@@ -50,24 +52,31 @@ async def claim(
 ) -> list[tuple[Job, Any]]:
     """Give up to ``limit`` jobs to a worker, longest waiting first among those that fit what it has free.
 
+    A claim that is cancelled or fails hands back at once what it took: its worker never hears of it.
+
     Shape:  (record, definition) pairs; the records are leased to the worker under a new attempt. ``reserved`` holds
             the ids that other claims of this server are busy with: they pass each other by instead of colliding.
     """
     taken: list[Job] = []
     reserved = set() if reserved is None else reserved
-    for _ in range(_CLAIM_ROUNDS):
-        wanted = await _candidates(services, queue, free, limit - len(taken), reserved)
-        if not wanted:
-            break
-        try:
-            won = [job for job in await asyncio.gather(*(_take(services, job, worker) for job in wanted)) if job]
-        finally:
-            reserved.difference_update(job.job_id for job in wanted)
-        taken += won
-        free = _less(free, won)
-        if len(won) == len(wanted):
-            break
-    definitions = await asyncio.gather(*(read_document(services, job, DEFINITION) for job in taken))
+    try:
+        for _ in range(_CLAIM_ROUNDS):
+            wanted = await _candidates(services, queue, free, limit - len(taken), reserved)
+            if not wanted:
+                break
+            had = len(taken)
+            try:
+                await to_the_end(_take_all(services, wanted, worker, taken))
+            finally:
+                reserved.difference_update(job.job_id for job in wanted)
+            free = _less(free, taken[had:])
+            if len(taken) - had == len(wanted):
+                break
+        definitions = await asyncio.gather(*(read_document(services, job, DEFINITION) for job in taken))
+    except (Exception, asyncio.CancelledError):
+        if taken:
+            await to_the_end(_hand_back(services, queue, worker, taken))
+        raise
     return list(zip(taken, definitions, strict=True))
 
 
@@ -106,10 +115,24 @@ def _less(free: Capacity, jobs: list[Job]) -> Capacity:
     return free
 
 
+async def _take_all(services: Services, wanted: list[Job], worker: str, taken: list[Job]) -> None:
+    """Claim each of them. What was won is added to ``taken``, also when another claim fails."""
+    answers = await asyncio.gather(*(_take(services, job, worker) for job in wanted), return_exceptions=True)
+    taken += [answer for answer in answers if isinstance(answer, Job)]
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+
+
+async def _hand_back(services: Services, queue: str, worker: str, taken: list[Job]) -> None:
+    with suppress(Unavailable, StorageFull):  # without a store the leases end by themselves
+        await release(services, queue, worker, {job.job_id: job.attempt for job in taken})
+
+
 async def _take(services: Services, job: Job, worker: str) -> Job | None:
     event = Claimed(at=services.clock(), worker=worker, protocol=2, lease_until=lease_end(services))
     try:
-        return (await step(services, job.queue, job.job_id, event, known=job)).after
+        return (await step(services, job.queue, job.job_id, event, known=job, is_carried=True)).after
     except Conflict:
         return None  # somebody else was faster, or it was cancelled
 
@@ -194,7 +217,6 @@ async def report(
     job = await services.jobs.load(queue, job_id)
     if job is None:
         raise LeaseLost(f"job {clip(job_id)} is not known in this queue; {worker} reported it")
-    expires_at = expiry(services, job, now)
     event = Reported(
         at=now,
         worker=worker,
@@ -203,13 +225,20 @@ async def report(
         outcome=outcome_of(value),
         exit_code=_exit_code(value),
         listed_until=now + services.config.listed_s,
-        expires_at=expires_at,
+        expires_at=expiry(services, job, now),
     )
+    return await to_the_end(_accept(services, job, event, value))
+
+
+async def _accept(services: Services, job: Job, event: Reported, value: Mapping[str, Any]) -> Step:
+    """Store the result and take the step; blobs live as long as what refers to them."""
+    expires_at = max(event.expires_at, job.expires_at)
     for key in output_keys(value):
-        await services.blobs.extend(key, max(expires_at, job.expires_at))
-    document = await pack(services, RESULT, value, expires_at=max(expires_at, job.expires_at))
+        await services.blobs.extend(key, expires_at)
+    document = await pack(services, RESULT, value, expires_at=expires_at)
     try:
-        done = await step(services, queue, job_id, event, documents={RESULT: document}, known=job)
+        documents = {RESULT: document}
+        done = await step(services, job.queue, job.job_id, event, documents=documents, known=job, is_carried=True)
     except Conflict:
         await _discard(services, document)
         raise

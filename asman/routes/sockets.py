@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from quart import websocket
 
 from asman import operations as ops
+from asman.completion import to_the_end
 from asman.errors import (
     AsmanError,
     BadMessage,
@@ -370,7 +371,7 @@ class _Worker(_Peer):
         finally:
             self.channel.mirrors.discard(self.outbox)
             if self.seat is not None and self.channel.unseat(self.seat) and not self.hub.closing:
-                await asyncio.shield(self._leave(self.seat))
+                await to_the_end(self._leave(self.seat))
 
     async def _leave(self, seat: WorkerSeat) -> None:
         with suppress(Unavailable):  # without a store the lease simply ends as it would have
@@ -519,7 +520,6 @@ class _Worker(_Peer):
         await self.registered.wait()
         while True:
             seat = self._registered()
-            again_s = _RECHECK_S
             try:
                 if seat.is_doubtful:
                     await self._look_at_held(seat)
@@ -527,9 +527,10 @@ class _Worker(_Peer):
                 if seat.takes > 0 and not self.hub.closing and await self._claim_for(seat):
                     continue
             except Unavailable:
-                again_s = _STORE_AGAIN_S
+                await asyncio.sleep(_STORE_AGAIN_S)  # whatever wakes it: what was handed back would do so at once
+                continue
             try:
-                async with asyncio.timeout(again_s):
+                async with asyncio.timeout(_RECHECK_S):
                     await seat.work.wait()
             except TimeoutError:
                 pass
@@ -544,7 +545,11 @@ class _Worker(_Peer):
             self.tell("Renewed", {"lost": lost})
 
     async def _claim_for(self, seat: WorkerSeat) -> bool:
-        """One claim; the worker stands in the waiting line from before the look, so no job slips between."""
+        """One claim; the worker stands in the waiting line from before the look, so no job slips between.
+
+        What can no longer be said to the worker goes to another: a claim that is cancelled hands back what it took,
+        and the word of a job that came for this worker is passed on.
+        """
         waiting = self.channel.waiting
         if seat not in waiting:
             waiting.append(seat)
@@ -552,8 +557,17 @@ class _Worker(_Peer):
             return False
         reserved = self.channel.reserved
         seat.revoked.clear()
-        seat.woken_for = ""
-        taken = await ops.claim(self.services, self.queue, seat.worker, seat.free, seat.takes, reserved)
+        woken_for, seat.woken_for = seat.woken_for, ""
+        try:
+            taken = await ops.claim(self.services, self.queue, seat.worker, seat.free, seat.takes, reserved)
+        except asyncio.CancelledError:
+            self._pass_on(seat, woken_for, seat.woken_for)
+            raise
+        if self.hub.closing or self.channel.workers.get(seat.worker) is not seat:
+            self._pass_on(seat, woken_for, seat.woken_for)
+            held = {job.job_id: job.attempt for job, _ in taken}
+            await to_the_end(ops.release(self.services, self.queue, seat.worker, held))
+            return False
         for job, definition in taken:
             if (job.job_id, job.attempt) not in seat.revoked:
                 self._give(seat, job, definition)
@@ -562,6 +576,13 @@ class _Worker(_Peer):
         if seat.woken_for and seat.takes <= 0:
             self.channel.wake_for(seat.woken_for)  # it came while this claim filled the worker: somebody else's
         return bool(taken) and seat.takes > 0
+
+    def _pass_on(self, seat: WorkerSeat, *shapes: str) -> None:
+        """This worker takes no more jobs: those it was woken for are somebody else's."""
+        if seat in self.channel.waiting:
+            self.channel.waiting.remove(seat)
+        for shape in filter(None, shapes):
+            self.channel.wake_for(shape)
 
     def _give(self, seat: WorkerSeat, job: Job, definition: Any) -> None:
         need = job.requirements

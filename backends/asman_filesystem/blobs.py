@@ -28,6 +28,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
 from asman.abc import BlobInfo
+from asman.completion import to_the_end
 from asman.errors import (
     AsmanError,
     BadName,
@@ -152,26 +153,15 @@ class FileBlobStore:
 
 async def _hop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do it in a thread, and do not leave before the thread has: a cancelled upload must not write on."""
-    running = asyncio.ensure_future(asyncio.to_thread(_translated, work, *args, **kwargs))
-    cancelled: asyncio.CancelledError | None = None
-    while not running.done():
-        try:
-            await asyncio.wait({running})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not running.cancelled() and running.exception() is None:
-            _close(running.result())
-        raise cancelled
-    return running.result()  # type: ignore[no-any-return]
+    return await to_the_end(asyncio.to_thread(_translated, work, *args, **kwargs), _close)
 
 
-def _close(result: object) -> None:
+async def _close(result: object) -> None:
     """Nobody receives this any more."""
     if isinstance(result, _Upload):
-        result.discard()
+        await asyncio.to_thread(result.discard)
     elif isinstance(result, _Chunks):
-        result.close()
+        await asyncio.to_thread(result.close)
 
 
 def _translated(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

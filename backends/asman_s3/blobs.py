@@ -25,6 +25,7 @@ from weakref import WeakValueDictionary
 from botocore.exceptions import ClientError
 
 from asman.abc import BlobInfo
+from asman.completion import to_the_end
 from asman.errors import BadName, BlobNotFound, Conflict, HashMismatch, LimitExceeded, Unavailable, clip
 from asman_s3.connection import open_client
 from asman_s3.expiry import LAST_S, Due, Expiries
@@ -126,7 +127,7 @@ class S3BlobStore:
                 return await self._publish(upload, key, expires_at)
         finally:
             self._knows_sha256 = upload.knows_sha256
-            await asyncio.shield(upload.abort())
+            await to_the_end(upload.abort())
 
     async def _publish(self, upload: Upload, key: str, expires_at: float) -> BlobInfo:
         """Give it its name, or find that the name stands for the same bytes. Errors: Conflict."""

@@ -11,6 +11,7 @@ from asman.matching import Capacity
 from asman.memory import MemoryNotifier
 from asman.messages import encode_event, frame
 from asman.presence import Channel, Hub, Outbox, WorkerSeat
+from in_process import Held
 
 SHAPE = Requirements().shape
 
@@ -347,3 +348,24 @@ async def test_a_server_alone_tells_nobody_and_does_not_count() -> None:
         channel.announce_workers()
         await channel.look_around(count)
         assert not hub._telling
+
+
+@pytest.mark.parametrize("method", ["subscribe", "unsubscribe"])
+async def test_a_caller_that_is_cancelled_while_it_joins_or_leaves_stays_in_no_channel(method: str) -> None:
+    notifier = MemoryNotifier()
+    hub = Hub(notifier)
+    held = Held(notifier, method, answered=method == "subscribe")
+
+    async def join() -> None:
+        async with hub.join("q", "queue:q"):
+            pass
+
+    caller = asyncio.create_task(join())
+    await held.reached()
+    caller.cancel()
+    await asyncio.sleep(0)
+    held.let_go()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert hub.channels == ()
+    assert not notifier.is_heard("queue:q")

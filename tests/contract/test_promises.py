@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from asman.errors import StorageFull
 from asman.identity import known_id
 from asman.job import State
 from asman.maintenance import Sweeper, sweep
-from in_process import ECHO, InProcess, finished_value, hello, in_process, skipping_time
+from in_process import ECHO, Held, InProcess, finished_value, hello, in_process, skipping_time, turns
 
 Q = "promises"
 DAY = 86_400.0
@@ -541,6 +542,46 @@ async def test_a_worker_cannot_touch_jobs_of_another_queue(served: InProcess) ->
         await thief.say("Renew", {"jobs": {job_id: 1}})
         assert await thief.hear("Renewed") == {"lost": [job_id]}
     assert (await served.job("b", job_id)).state is State.QUEUED
+
+
+# --- a connection that closes at the wrong moment --------------------------------------------------------------------
+
+
+async def test_a_job_that_is_being_claimed_when_its_worker_leaves_waits_again_and_everybody_is_told(
+    served: InProcess,
+) -> None:
+    """The store has the claim, its answer is on the way, and the socket closes. The worker never heard of the job."""
+    job_id = await served.submit(Q)
+    async with served.watch(Q) as client:
+        async with AsyncExitStack() as leaving:
+            worker = await leaving.enter_async_context(served.worker(Q, jobs=0))
+            held = Held(served.services.jobs, "save", answered=True)
+            await worker.ready(1)
+            await held.reached()
+            closing = asyncio.create_task(leaving.aclose())
+            await turns()
+            held.let_go()
+            await closing
+        job = await served.job(Q, job_id)
+        assert (job.state, job.attempt, job.lost) == (State.QUEUED, 1, 0)
+        assert [past.end for past in job.history] == ["released"]
+        assert served.witness.states(job_id) == ["Queued", "Running", "Queued"]
+        await client.hear_job(job_id, "Running")
+        await client.hear_job(job_id, "Queued")
+
+
+async def test_a_submit_whose_caller_leaves_while_it_is_stored_is_told_as_any_other(served: InProcess) -> None:
+    async with served.watch(Q) as client:
+        held = Held(served.services.jobs, "save", answered=True)
+        caller = asyncio.create_task(served.submit(Q))
+        await held.reached()
+        caller.cancel()
+        await turns()
+        held.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        await client.hear_job(known_id(ECHO), "Queued")
+    assert served.witness.states(known_id(ECHO)) == ["Queued"]
 
 
 # --- overload is refused (P12) ---------------------------------------------------------------------------------------

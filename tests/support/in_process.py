@@ -32,6 +32,7 @@ from asman.testing.clock import FakeClock
 __all__ = [
     "ECHO",
     "GatedSocket",
+    "Held",
     "InProcess",
     "OldWorker",
     "Peer",
@@ -41,6 +42,7 @@ __all__ = [
     "hello",
     "in_process",
     "skipping_time",
+    "turns",
 ]
 
 WAIT_S = 5.0
@@ -96,7 +98,13 @@ class Witness:
         assert not twice, f"more than one result was accepted for {twice}"
 
     def last(self) -> dict[tuple[str, str], Job]:
-        return {(after.queue, after.job_id): after for _, after in self.steps}
+        """The newest record of each job. Of two steps the later one may be told first: the version decides."""
+        newest: dict[tuple[str, str], Job] = {}
+        for before, after in self.steps:
+            known = newest.get((after.queue, after.job_id))
+            if known is None or before.state is State.ABSENT or known.version < after.version:
+                newest[after.queue, after.job_id] = after
+        return newest
 
 
 def _check_record(job: Job) -> None:
@@ -190,26 +198,35 @@ class InProcess:
 
     async def check(self) -> None:
         """What must hold of all jobs, now and at every step that led here."""
+        for queue, job_id in self.witness.last():
+            await self._told(queue, job_id)
         self.witness.check()
-        last = self.witness.last()
         if not isinstance(self.services.jobs, MemoryJobStore):
-            for (queue, job_id), job in last.items():
-                assert await self.services.jobs.load(queue, job_id) in (job, None)
             return
         contents = self.contents()
-        for key, job in contents["jobs"].items():
+        for job in contents["jobs"].values():
             _check_record(job)
-            assert key not in last or job in self.witness.of(key[1], key[0]), "the hook was not told of this record"
-            documents = contents["documents"].get(key, {})
+            documents = contents["documents"].get((job.queue, job.job_id), {})
             if job.is_active:
                 assert "definition" in documents, f"an active job without definition: {job}"
             if job.has_result:
                 assert "result" in documents, f"a result that is not there: {job}"
             if job.forgotten or job.reason is Reason.DELETED:
                 assert not documents, f"documents of a job that is gone: {job}"
-                assert key not in contents["logs"], f"logs of a job that is gone: {job}"
+                assert (job.queue, job.job_id) not in contents["logs"], f"logs of a job that is gone: {job}"
         orphans = {*contents["documents"], *contents["logs"]} - set(contents["jobs"])
         assert not orphans, f"documents or logs without a record: {orphans}"
+
+    async def _told(self, queue: str, job_id: str) -> None:
+        """The store keeps the record that the hook was told of last. A step under way is kept first and told then."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + WAIT_S
+        while True:
+            kept, told = await self.services.jobs.load(queue, job_id), self.witness.last()[queue, job_id]
+            if kept in (told, None):
+                return
+            assert loop.time() < deadline, f"the store keeps\n  {kept}\nand the hook was told last of\n  {told}"
+            await asyncio.sleep(0.01)
 
     # -- sockets --
 
@@ -455,9 +472,43 @@ class GatedSocket(TestWebsocketConnection):
         self.gate.set()
 
     async def _asgi_send(self, message: Any) -> None:
-        if message["type"] == "websocket.send":
+        if message["type"] in ("websocket.send", "websocket.close"):
             await self.gate.wait()
         await super()._asgi_send(message)
+
+
+class Held:
+    """Lets calls of one method of an opened service wait until they are let go; ``came`` is set when one does.
+
+    With ``answered`` the call itself is made at once and its answer waits: what was asked for has happened, and who
+    asked does not know.
+    """
+
+    def __init__(self, service: Any, method: str, *, answered: bool = False) -> None:
+        self.service, self.method, self.call = service, method, getattr(service, method)
+        self.answered = answered
+        self.came, self.go = asyncio.Event(), asyncio.Event()
+        setattr(service, method, self._wait)
+
+    async def _wait(self, *args: Any, **options: Any) -> Any:
+        answer = await self.call(*args, **options) if self.answered else None
+        self.came.set()
+        await self.go.wait()
+        return answer if self.answered else await self.call(*args, **options)
+
+    def let_go(self) -> None:
+        delattr(self.service, self.method)
+        self.go.set()
+
+    async def reached(self) -> None:
+        """Wait until a call waits here."""
+        await asyncio.wait_for(self.came.wait(), WAIT_S)
+
+
+async def turns(count: int = 50) -> None:
+    """Let everything in this loop that waits for nothing outside of it happen: a closed connection ends its tasks."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from asman import operations as ops
 from asman.job import Job
 from core import QUEUE, Core, core
+from in_process import Held
 
 
 async def _running(c: Core, worker: str = "w1") -> Job:
@@ -50,3 +55,21 @@ async def test_an_ended_job_is_final_and_an_unknown_one_is_not() -> None:
         assert (await ops.read_lines(c.services, job.job_id, "run", 0, QUEUE)).is_final
         unknown = await ops.read_lines(c.services, "0" * 64, "run", 7)
         assert (unknown.lines, unknown.start, unknown.next, unknown.is_final) == ([], 7, 0, False)
+
+
+async def test_lines_that_are_being_kept_are_told_when_the_caller_is_cancelled() -> None:
+    heard: list[bytes] = []
+    async with core() as c:
+        job = await c.submit()
+        running = await ops.announce(c.services, QUEUE, job.job_id, "w1")
+        assert running is not None
+        await c.services.notifier.subscribe(ops.topic(QUEUE), heard.append)
+        held = Held(c.services.logs, "append_log", answered=True)
+        caller = asyncio.create_task(ops.keep_lines(c.services, running, "Running", [["a line", 1]]))
+        await held.reached()
+        caller.cancel()
+        await asyncio.sleep(0)
+        held.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert [b"a line" in data for data in heard] == [True]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from asman import operations as ops
@@ -7,6 +9,7 @@ from asman.errors import BadDefinition, BadRequest, IdMismatch, RateLimited, Unp
 from asman.identity import known_id, verbatim_id
 from asman.job import Outcome, Reason, State
 from core import QUEUE, core, definition
+from in_process import Held
 
 
 async def test_a_submit_is_stored_under_the_id_of_its_definition() -> None:
@@ -163,3 +166,39 @@ async def test_a_large_definition_is_kept_beside_the_record_and_read_back() -> N
         assert await ops.read_definition_of(c.services, job) == raw
         await c.submit(raw)
         assert await ops.read_definition_of(c.services, job) == raw
+
+
+async def test_a_submit_that_was_begun_is_carried_through_when_its_caller_is_cancelled() -> None:
+    """Older jobs of the namespace give way to it although nobody waits for the answer any more."""
+    async with core() as c:
+        older = await c.submit(definition("older"), control={"namespace": "n"})
+        held = Held(c.services.jobs, "save", answered=True)
+        caller = asyncio.create_task(c.submit(definition("newer"), control={"namespace": "n"}))
+        await held.reached()
+        caller.cancel()
+        await asyncio.sleep(0)
+        held.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        gone = await c.load(older)
+        assert gone is not None
+        assert (gone.state, gone.outcome) == (State.FINISHED, Outcome.REPLACED)
+        (newer,) = await c.services.jobs.in_namespace(QUEUE, "n")
+        assert newer.state is State.QUEUED
+
+
+async def test_a_copy_that_was_begun_is_carried_through_when_its_caller_is_cancelled() -> None:
+    async with core() as c:
+        done = await c.run(await c.submit())
+        held = Held(c.services.jobs, "save", answered=True)
+        caller = asyncio.create_task(ops.copy(c.services, done.job_id, "another-queue", {"namespace": "n"}))
+        await held.reached()
+        caller.cancel()
+        await asyncio.sleep(0)
+        held.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        copied = await c.services.jobs.load("another-queue", done.job_id)
+        assert copied is not None
+        assert copied.has_result
+        assert "n" in copied.namespace_names

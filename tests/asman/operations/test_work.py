@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from asman import operations as ops
-from asman.errors import BadMessage, LeaseLost
-from asman.job import Outcome, Reason, State
+from asman.documents import blobs_behind
+from asman.errors import BadMessage, LeaseLost, Unavailable
+from asman.job import Job, Outcome, Reason, State
 from asman.matching import Capacity
 from core import QUEUE, Core, core, definition, finished
+from in_process import Held
 
 ROOM = Capacity(cores=8, memory_bytes=8 << 30, gpus=0)
 
@@ -222,3 +225,73 @@ async def test_a_large_result_is_read_back_whole() -> None:
         result = await ops.find_result(c.services, job.job_id)
         assert result is not None
         assert result["finished"]["result"]["logs"] == [["x" * 100_000, 1]]
+
+
+@pytest.mark.parametrize(("method", "answered"), [("save", True), ("document", False)])
+async def test_what_a_cancelled_claim_took_is_handed_back_and_does_not_count_as_lost(
+    method: str, answered: bool
+) -> None:
+    async with core() as c:
+        jobs = []
+        for number in range(3):
+            jobs.append(await c.submit(definition(str(number))))
+            c.clock.tick(1)
+        held = Held(c.services.jobs, method, answered=answered)
+        caller = asyncio.create_task(_claim(c, limit=2))
+        await held.reached()
+        caller.cancel()
+        await asyncio.sleep(0)
+        held.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        for job, ends in zip(jobs, (["released"], ["released"], []), strict=True):
+            now = await c.load(job)
+            assert now is not None
+            assert (now.state, now.lost, [past.end for past in now.history]) == (State.QUEUED, 0, ends)
+        assert await _claim(c, "w2", limit=3) == [job.job_id for job in jobs]
+
+
+async def test_a_claim_that_fails_hands_back_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs are claimed at once and the store goes away between the two saves."""
+    async with core() as c:
+        jobs = [await c.submit(definition(str(number))) for number in range(2)]
+        store, saves = c.services.jobs, 0
+        save = store.save
+
+        async def away_once(job: Job, **how: Any) -> None:
+            nonlocal saves
+            saves += 1
+            if saves == 1:
+                raise Unavailable("the store is away")
+            await asyncio.sleep(0.01)
+            await save(job, **how)
+
+        monkeypatch.setattr(store, "save", away_once)
+        with pytest.raises(Unavailable):
+            await _claim(c, limit=2)
+        states = [(now.state, now.lost, now.attempt) for job in jobs if (now := await c.load(job)) is not None]
+        assert sorted(states) == [(State.QUEUED, 0, 0), (State.QUEUED, 0, 1)]
+
+
+async def test_a_report_that_is_being_stored_is_stored_whole_when_its_caller_is_cancelled() -> None:
+    """What is behind the record lives as long as it does, also when the connection closes before that is written."""
+    async with core() as c:
+        job = await c.submit(definition("large", env={"A": "x" * 50_000}))
+        ((claimed, _),) = await ops.claim(c.services, QUEUE, "w1", ROOM, 1)
+        c.clock.tick(10 * 86_400)
+        held = Held(c.services.jobs, "save", answered=True)
+        reporting = ops.report(c.services, QUEUE, job.job_id, "w1", claimed.attempt, finished("w1"))
+        caller = asyncio.create_task(reporting)
+        await held.reached()
+        caller.cancel()
+        await asyncio.sleep(0)
+        held.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        now = await c.load(job)
+        assert now is not None
+        assert now.state is State.FINISHED
+        (key,) = await blobs_behind(c.services, now)
+        info = await c.services.blobs.stat(key)
+        assert info is not None
+        assert info.expires_at == now.expires_at

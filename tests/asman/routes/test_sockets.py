@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from asman.errors import StorageFull, Unavailable
-from asman.job import State
+from asman.job import Job, State
 from asman.maintenance import sweep
 from asman.routes.sockets import parse_socket_path
-from in_process import ECHO, GatedSocket, InProcess, Peer, finished_value, hello, in_process, skipping_time
+from in_process import (
+    ECHO,
+    GatedSocket,
+    Held,
+    InProcess,
+    Peer,
+    finished_value,
+    hello,
+    in_process,
+    skipping_time,
+    turns,
+)
 
 Q = "sockets"
 
@@ -601,24 +613,6 @@ async def test_no_watcher_sees_a_job_go_backwards_when_a_list_overtakes_changes(
 # --- moments between two awaits --------------------------------------------------------------------------------------
 
 
-class Held:
-    """Lets calls of one method of a store wait until they are let go."""
-
-    def __init__(self, store: Any, method: str) -> None:
-        self.store, self.method, self.call = store, method, getattr(store, method)
-        self.came, self.go = asyncio.Event(), asyncio.Event()
-        setattr(store, method, self._wait)
-
-    async def _wait(self, *args: Any, **options: Any) -> Any:
-        self.came.set()
-        await self.go.wait()
-        return await self.call(*args, **options)
-
-    def let_go(self) -> None:
-        delattr(self.store, self.method)
-        self.go.set()
-
-
 @pytest.mark.parametrize("how", ["cancel", "delete", "lapse"])
 async def test_a_job_that_ends_while_it_is_being_given_is_not_run(served: InProcess, how: str) -> None:
     job_id = await served.submit(Q)
@@ -667,6 +661,112 @@ async def test_a_late_revoke_of_an_older_attempt_does_not_take_the_newer_one(ser
         await worker.settle()
         assert served.channel(Q).workers["w1"].held == {job_id: 2}
     assert (await served.get(f"/q/{Q}/j/{job_id}/run-logs.json"))["data"] == [["a line", 1]]
+
+
+def _ends(job: Job) -> list[str]:
+    return [past.end for past in job.history]
+
+
+async def test_a_job_taken_for_a_worker_that_leaves_goes_to_the_next_one_at_once(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with AsyncExitStack() as leaving:
+        first = await leaving.enter_async_context(served.worker(Q, "first", jobs=0))
+        async with served.watch(Q) as client, served.worker(Q, "second", jobs=0) as second:
+            held = Held(served.services.jobs, "save", answered=True)
+            await first.ready(1)
+            await held.reached()
+            await second.ready(1)  # it finds that the job is being given, and waits
+            await second.settle()
+            closing = asyncio.create_task(leaving.aclose())
+            await turns()
+            held.let_go()
+            await closing
+            assert (await second.hear("Assign"))["attempt"] == 2
+            job = await served.job(Q, job_id)
+            assert (job.worker, job.lost, _ends(job)) == ("second", 0, ["released"])
+            await client.settle()
+            assert _states(client, job_id)[-3:] == ["Running", "Queued", "Running"]
+
+
+async def test_a_worker_that_leaves_before_it_took_the_job_it_was_woken_for_wakes_the_next(served: InProcess) -> None:
+    async with AsyncExitStack() as leaving:
+        first = await leaving.enter_async_context(served.worker(Q, "first"))
+        await first.settle()
+        async with served.worker(Q, "second") as second:
+            await second.settle()
+            await turns()
+            assert [seat.worker for seat in served.channel(Q).waiting] == ["first", "second"]
+            held = Held(served.services.jobs, "counts")
+            job_id = await served.submit(Q)
+            await held.reached()
+            closing = asyncio.create_task(leaving.aclose())
+            await turns()
+            held.let_go()
+            await closing
+            assert (await second.hear("Assign"))["jobId"] == job_id
+
+
+@pytest.mark.parametrize("is_stalled", [False, True])
+async def test_a_job_taken_for_a_connection_that_was_superseded_meanwhile_is_given_to_the_newer_one(
+    gated: InProcess, is_stalled: bool
+) -> None:
+    """``is_stalled``: the older connection is so slow that even its close waits, and nothing cancels its claim."""
+    job_id = await gated.submit(Q)
+    async with gated.worker(Q, "w1", jobs=0) as old:
+        await old.settle()
+        if is_stalled:
+            old.connection.gate.clear()
+        held = Held(gated.services.jobs, "save")
+        await old.ready(1)
+        await held.reached()
+        async with gated.worker(Q, "w1") as new:
+            await new.settle()
+            await turns()
+            held.let_go()
+            assert (await new.hear("Assign"))["attempt"] == 2
+            assert not [text for text in old.heard if "Assign" in text]
+            old.connection.gate.set()
+            assert await old.closed() == 4409
+            job = await gated.job(Q, job_id)
+            assert (job.lost, _ends(job)) == (0, ["released"])
+
+
+@pytest.mark.parametrize("is_stalled", [False, True])
+async def test_a_job_taken_while_the_server_stops_is_handed_back(gated: InProcess, is_stalled: bool) -> None:
+    """``is_stalled``: the writer is busy when the server stops, and the claim ends before the socket does."""
+    job_id = await gated.submit(Q)
+    async with gated.worker(Q, "w1", jobs=0) as worker:
+        await worker.settle()
+        if is_stalled:
+            worker.connection.gate.clear()
+            await worker.raw("PING")
+        held = Held(gated.services.jobs, "save", answered=True)
+        await worker.ready(1)
+        await held.reached()
+        gated.hub.close_all()
+        await turns()
+        held.let_go()
+        await turns()
+        worker.connection.gate.set()
+        assert await worker.closed() == 1012
+        job = await gated.job(Q, job_id)
+        assert (job.state, job.lost, _ends(job)) == (State.QUEUED, 0, ["released"])
+
+
+async def test_a_definition_that_cannot_be_read_puts_the_job_back_and_it_is_tried_again_each_second(
+    served: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await served.submit(Q)
+    async with served.worker(Q, jobs=0) as worker:
+        away = _Away(monkeypatch, served, "document")
+        with skipping_time(served.clock) as skipped:
+            await worker.ready(1)
+            await asyncio.wait_for(away.asked_again.wait(), 60)
+            assert 1.5 <= skipped() <= 10
+            away.is_back()
+            assert (await worker.hear("Assign"))["jobId"] == job_id
+        job = await served.job(Q, job_id)
+        assert (job.lost, {*_ends(job)}) == (0, {"released"})
 
 
 async def test_a_report_that_could_not_be_stored_is_said_again_by_a_new_worker(served: InProcess) -> None:
