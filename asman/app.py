@@ -24,16 +24,19 @@ from asman import memory
 from asman.abc import JobStore, KeepsTime, KnowsListeners, SupportsSignedUrls, TellsDurability
 from asman.config import Config
 from asman.errors import AsmanError, BadRequest, MethodNotAllowed, RouteNotFound, clip
+from asman.gathering import Hours
 from asman.metering import Meters, measured
 from asman.plugins import choose_notifier, load_plugins, open_blob_store, open_deliverer, open_job_store
 from asman.presence import Hub
 from asman.rates import Rates
+from asman.recent import Recent
 from asman.routes.answers import check_host_and_origin, cors_headers, error_answer, preflight_headers
 from asman.routes.blobs import blobs
 from asman.routes.context import respond
 from asman.routes.front import Front
 from asman.routes.health import health
 from asman.routes.jobs import jobs
+from asman.routes.page import page
 from asman.routes.queues import queues
 from asman.routes.scaling import scaling
 from asman.routes.sockets import parse_socket_path, serve_client, serve_worker
@@ -62,7 +65,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = None  # each route has its own limit and reads its body itself
     app.config["BODY_TIMEOUT"] = None
-    for blueprint in (health, blobs, jobs, stream, queues, scaling):
+    for blueprint in (health, page, blobs, jobs, stream, queues, scaling):
         app.register_blueprint(blueprint)
     starter = _Starter(app, config, plugins, discover, clock)
     app.before_serving(starter.ready)
@@ -145,6 +148,7 @@ class _Starter:
                 )
                 for meter in meters.each:
                     await stack.enter_async_context(meter)
+            clock = self._clock or _clock_of(jobs_opened)
             services = Services(
                 config=self._config,
                 jobs=jobs_opened,
@@ -155,17 +159,22 @@ class _Starter:
                 is_heard=notifier.is_heard if isinstance(notifier, KnowsListeners) else _perhaps,
                 deliverer=open_deliverer(self._manager, self._config),
                 plugins=self._manager,
-                clock=self._clock or _clock_of(jobs_opened),
+                clock=clock,
                 durability=partial(_durability_of, jobs_opened),
                 random_id=lambda: uuid.uuid4().hex,
                 rates=Rates(),
+                recent=Recent(clock()),
                 meters=meters,
             )
+            server = self._config.server_id or f"asman-{services.random_id()[:8]}"
+            hours = Hours(notifier, services.recent, server=server, clock=clock)
+            await hours.open()
+            stack.push_async_callback(hours.close)
             self._stack = stack.pop_all()
-        server = self._config.server_id or f"asman-{services.random_id()[:8]}"
         hub = Hub(services.notifier, server=server, clock=services.clock)
         self._app.extensions["asman"] = services
         self._app.extensions["asman_hub"] = hub
+        self._app.extensions["asman_hours"] = hours
         return services, hub
 
     async def stop(self) -> None:
@@ -197,7 +206,10 @@ def _guard_requests(app: Quart, config: Config, *, is_measured: bool) -> None:
     @app.after_request
     async def open_to_pages(response: Response) -> Response:
         for name, value in cors_headers(config, request.headers.get("Origin", ""), request.host or "").items():
-            response.headers.setdefault(name, value)
+            if name == "vary":
+                response.vary.add(value)
+            else:
+                response.headers.setdefault(name, value)
         response.headers.setdefault("x-content-type-options", "nosniff")
         return response
 

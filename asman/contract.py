@@ -28,6 +28,7 @@ _Schema = dict[str, Any]
 
 _JSON = "application/json"
 _TEXT = "text/plain"
+_HTML = "text/html"
 _BYTES = "*/*"
 
 
@@ -128,6 +129,14 @@ _FINISHED = _object(
         "result": _ref("RunResult"),
     },
 )
+
+_HAPPENED: Mapping[str, _Schema] = {
+    "submitted": _COUNT | {"description": "Submits that queued a job; cached answers are none."},
+    "started": _COUNT,
+    "finished": _map(_COUNT) | {"description": "By outcome."},
+    "wait": _ref("Durations") | {"description": "From queued to started."},
+    "run": _ref("Durations") | {"description": "From started to reported."},
+}
 
 SCHEMAS: Mapping[str, _Schema] = {
     "DataRef": _object(
@@ -377,6 +386,42 @@ SCHEMAS: Mapping[str, _Schema] = {
             "desiredWorkers": _COUNT | {"description": "Workers of this size that would run everything at once."},
         }
     ),
+    "QueueHistory": _object(
+        {
+            "queue": _QUEUE,
+            "time": _MS | {"description": "Now."},
+            "since": _MS | {"description": "What happened earlier was not counted: a server may have begun then."},
+            "servers": _COUNT | {"description": "Whose counts these are: of all servers that answered in time."},
+            "queued": _COUNT | {"description": "Jobs that wait now."},
+            "hour": _object(_HAPPENED),
+            "minutes": _list(_ref("QueueMinute")),
+        }
+    ),
+    "QueueMinute": _object(
+        {"start": _MS, "queued": _COUNT | {"description": "Jobs that waited at the end of it."}, **_HAPPENED}
+    ),
+    "Durations": _object(
+        {
+            "count": _COUNT,
+            "median": {"type": ["number", "null"], "description": "Seconds, within 5 %; null if there is none."},
+            "p90": {"type": ["number", "null"], "description": "Seconds: nine of ten were not longer."},
+        }
+    ),
+    "Metaframe": _object(
+        {
+            "version": {"const": "2"},
+            "metadata": {"type": "object"},
+            "inputs": _map({"type": "object"}),
+            "outputs": _map({"type": "object"}),
+            "hashParams": _map(
+                _object(
+                    {"type": _text(), "label": _text(), "description": _text()},
+                    {"allowed": _list({"type": "object"}), "default": {"type": "object"}},
+                )
+            ),
+        },
+        {"allow": _text("Browser features that a frame of it wants.")},
+    ),
     "Amounts": _object({"cpus": {"type": "number", "minimum": 0}, "gpus": _COUNT}),
     "Error": _object(
         {
@@ -460,6 +505,7 @@ _HEADERS: Mapping[str, _Schema] = {
     "ETag": {"schema": _text()},
     "Location": {"schema": _text(), "description": "An absolute address."},
     "Retry-After": {"schema": _text(), "description": "Seconds."},
+    "Vary": {"schema": _text(), "description": "Accept is in it: browsers get the page here, programs JSON."},
     "X-Content-Type-Options": {"schema": {"const": "nosniff"}},
 }
 
@@ -483,12 +529,17 @@ _ERRORS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer. Shape: ``body`` is a schema: None for no body at all, empty for any bytes."""
+    """One answer.
+
+    Shape:  ``body`` is a schema: None for no body at all, empty for any bytes. ``or_page``: a caller that prefers
+            text/html gets the page instead.
+    """
 
     text: str
     body: _Schema | None = None
     content_type: str = _JSON
     headers: tuple[str, ...] = ()
+    or_page: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -522,8 +573,13 @@ class Route:
         return replace(scoped, errors=(*self.errors, *more_errors), detail="Looks at this queue only. " + self.detail)
 
 
-def _ok(text: str, schema: _Schema) -> Mapping[int, Reply]:
-    return {200: Reply(text=text, body=schema)}
+def _ok(text: str, schema: _Schema, *, or_page: bool = False) -> Mapping[int, Reply]:
+    return {200: Reply(text=text, body=schema, headers=("Vary",) if or_page else (), or_page=or_page)}
+
+
+def _json_only(route: Route) -> Route:
+    """The same for everybody: browsers get no page here."""
+    return replace(route, replies={s: replace(r, headers=(), or_page=False) for s, r in route.replies.items()})
 
 
 _FILE_HEADERS = ("Content-Disposition", "Content-Security-Policy", "X-Content-Type-Options")
@@ -555,7 +611,7 @@ _LIST = Route(
     path="/q/{queue}",
     summary="List the jobs of a queue",
     tag="jobs",
-    replies=_ok("By job id. An unknown queue is an empty one.", _data(_map(_ref("QueueRecord")))),
+    replies=_ok("By job id. An unknown queue is an empty one.", _data(_map(_ref("QueueRecord"))), or_page=True),
     errors=(400,),
     detail="Finished jobs are shown for a minute; cancelled, replaced and deleted ones are not.",
 )
@@ -565,7 +621,7 @@ _LOOKUP = Route(
     path="/j/{jobId}",
     summary="Definition and result of a job",
     tag="jobs",
-    replies=_ok("results are there once the job has left some.", _data(_ref("Job"))),
+    replies=_ok("results are there once the job has left some.", _data(_ref("Job")), or_page=True),
     errors=(400, 404, 410),
 )
 _DEFINITION = Route(
@@ -646,6 +702,17 @@ _SCALE = Route(
     detail="For autoscalers that read one number: desiredWorkers. A job that nothing bounds has a worker to itself, so "
     "without a size every outstanding job wants a worker.",
 )
+_HISTORY = Route(
+    name="get_queue_history",
+    method="GET",
+    path="/q/{queue}/history",
+    summary="What happened in a queue within the last hour",
+    tag="server",
+    replies=_ok("Minute by minute, oldest first. An unknown queue is an empty one.", _ref("QueueHistory")),
+    errors=(400,),
+    detail="For people who look at a queue. The numbers are kept in memory only: they begin anew with each server, and "
+    "since says from when on they are whole. Servers that share a store are summed up.",
+)
 _METRICS = Route(
     name="get_queue_metrics",
     method="GET",
@@ -662,10 +729,10 @@ ROUTES: tuple[Route, ...] = (
     _SUBMIT,
     _SUBMIT.at("/q/{queue}/j", "submit_alias"),
     _LIST,
-    _LIST.at("/q/{queue}/j", "list_jobs_alias"),
+    _json_only(_LIST.at("/q/{queue}/j", "list_jobs_alias")),
     _LOOKUP,
-    _LOOKUP.at("/j/{jobId}.json", "get_job_json"),
-    replace(_LOOKUP.in_queue(), detail="Looks at this queue only, and adds the job's record in it (job)."),
+    _json_only(_LOOKUP.at("/j/{jobId}.json", "get_job_json")),
+    replace(_json_only(_LOOKUP.in_queue()), detail="Looks at this queue only, and adds the job's record in it (job)."),
     _DEFINITION,
     _DEFINITION.in_queue(),
     _RESULT,
@@ -841,6 +908,7 @@ ROUTES: tuple[Route, ...] = (
     _STATUS,
     _STATUS.at("/{queue}/status", "get_status_alias", deprecated=True),
     _SCALE,
+    _HISTORY,
     _METRICS,
     _METRICS.at("/{queue}/metrics", "get_queue_metrics_alias", deprecated=True),
     Route(
@@ -877,6 +945,15 @@ ROUTES: tuple[Route, ...] = (
         summary="This document",
         tag="server",
         replies=_ok("OpenAPI 3.1.", {"type": "object", "required": ["openapi", "paths"]}),
+    ),
+    Route(
+        name="get_metaframe",
+        method="GET",
+        path="/metaframe.json",
+        summary="What the page is to pages that embed it",
+        tag="server",
+        replies=_ok("A metaframe definition, version 2.", _ref("Metaframe")),
+        detail="hashParams says which parameters behind the # of a link are the page's, and what each one is.",
     ),
 )
 
@@ -1003,6 +1080,8 @@ def _response(reply: Reply) -> dict[str, Any]:
     response: dict[str, Any] = {"description": reply.text}
     if reply.body is not None:
         response["content"] = {reply.content_type: {"schema": reply.body} if reply.body else {}}
+    if reply.or_page:
+        response["content"][_HTML] = {"schema": _text("The page, for browsers.")}
     if reply.headers:
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in reply.headers}
     return response

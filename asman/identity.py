@@ -26,6 +26,11 @@ from asman.errors import BadDefinition, BadName, IdMismatch, clip
 from asman.job import ANY_NAMESPACE
 
 __all__ = [
+    "INJECTED_ENV",
+    "INJECTED_PREFIXES",
+    "PICKED_MEMBERS",
+    "QUEUE_NAME",
+    "VERBATIM_MEMBERS",
     "accept_id",
     "canonical_json",
     "check_blob_key",
@@ -140,8 +145,8 @@ def _hash(value: Any) -> str:
 
 # --- job ids ---------------------------------------------------------------------------------------------------------
 
-_VERBATIM_MEMBERS = ("v", "image", "command", "entrypoint", "workdir", "shmSize", "maxDuration", "tags")
-_PICKED_MEMBERS = {
+VERBATIM_MEMBERS = ("v", "image", "command", "entrypoint", "workdir", "shmSize", "maxDuration", "tags")
+PICKED_MEMBERS = {
     "build": ("context", "buildContext", "filename", "target", "dockerfile", "buildArgs", "platform"),
     "requirements": ("cpus", "gpus", "maxDuration", "memory", "network"),
 }
@@ -149,8 +154,8 @@ _PICKED_MEMBERS = {
 network would be answered with the result of one that had it. A definition that does not name it has the published id.
 """
 _REF_MAPS = ("inputs", "configFiles")
-_INJECTED_ENV = frozenset({"channel", "CHANNEL", "readonly", "edit", "parent-metapage-id", "fs-path"})
-_INJECTED_PREFIXES = ("mp-", "mp_")
+INJECTED_ENV = frozenset({"channel", "CHANNEL", "readonly", "edit", "parent-metapage-id", "fs-path"})
+INJECTED_PREFIXES = ("mp-", "mp_")
 
 
 def known_id(definition: Any) -> str:
@@ -167,8 +172,8 @@ def known_id(definition: Any) -> str:
 
 
 def _known_members(definition: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name in _VERBATIM_MEMBERS if (value := definition.get(name)) is not None}
-    for name, members in _PICKED_MEMBERS.items():
+    kept = {name: value for name in VERBATIM_MEMBERS if (value := definition.get(name)) is not None}
+    for name, members in PICKED_MEMBERS.items():
         given = definition.get(name)
         if isinstance(given, Mapping) and (picked := _picked(given, members)):
             kept[name] = picked
@@ -199,7 +204,7 @@ def _members(definition: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _is_injected(key: str) -> bool:
-    return key in _INJECTED_ENV or key.startswith(_INJECTED_PREFIXES)
+    return key in INJECTED_ENV or key.startswith(INJECTED_PREFIXES)
 
 
 def _known_ref(where: str, ref: Any) -> dict[str, Any]:
@@ -348,7 +353,8 @@ def _path_character(c: str) -> str:
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
-_QUEUE = re.compile(r"[A-Za-z0-9._~-]{1,128}", re.ASCII)
+QUEUE_NAME = r"[A-Za-z0-9._~-]{1,128}"
+_QUEUE = re.compile(QUEUE_NAME, re.ASCII)
 _BLOB_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 _HEX_64 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAMESPACE_BYTES = 256

@@ -11,6 +11,7 @@ from asman.abc import BlobStore, Deliverer, JobStore, LogStore, Notifier, Suppor
 from asman.config import Config
 from asman.metering import Meters
 from asman.rates import Rates
+from asman.recent import Recent
 
 __all__ = ["Services"]
 
@@ -37,4 +38,5 @@ class Services:
     random_id: Callable[[], str]
     is_heard: Callable[[str], bool]
     rates: Rates
+    recent: Recent
     meters: Meters | None = None

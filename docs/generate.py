@@ -1,15 +1,16 @@
-"""Print the pages of this folder that are made from code: settings, errors, states, hooks, commands, metrics.
+"""Print what is made from code: the pages of this folder, and the contract of the web client.
 
     python docs/generate.py            write the pages
     python docs/generate.py --check    say which pages differ; exit 1 if any does
 
 Edit the code, not these pages: ``tests/test_layout.py`` compares them. Of ``plugins.md`` only the code blocks are made,
-from the example package.
+from the example package. How TypeScript is written is said in ``typescript.py``.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 import sys
@@ -353,6 +354,19 @@ def _definition(path: str, text: str, name: str) -> str:
     raise LookupError(f"docs/plugins.md shows {name} of {path}, which has no such definition")
 
 
+# --- the web client's contract ----------------------------------------------------------------------------------------
+
+
+def client_contract() -> str:
+    """Made by the file beside this one, which is found wherever this one is loaded from."""
+    spec = importlib.util.spec_from_file_location("docs_typescript", HERE / "typescript.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.contract_module())
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "errors.md": errors_page,
@@ -362,6 +376,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "worker.md": worker_page,
     "metrics.md": metrics_page,
     "plugins.md": plugins_page,
+    "../web/src/contract.gen.ts": client_contract,
 }
 
 

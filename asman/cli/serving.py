@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -104,9 +105,14 @@ def serve(http_server: str, **given: Any) -> None:
             life=parent.life,
         )
     elif config.workers > 1:
-        run_many(config, server=http_server, announce=lambda url: say(_ready_line(config, url)))
+        run_many(config, server=http_server, announce=lambda url: _announce(config, url))
     else:
-        run_server(config, server=http_server, announce=lambda url: say(_ready_line(config, url)))
+        run_server(config, server=http_server, announce=lambda url: _announce(config, url))
+
+
+def _announce(config: Config, url: str) -> None:
+    say(_ready_line(config, url))
+    say(f"open:    {config.public_url.rstrip('/') or url}/")
 
 
 def _ready_line(config: Config, url: str) -> str:
@@ -139,6 +145,7 @@ def up(queue: str, http_server: str, worker_options: tuple[str, ...], **given: A
     def announce(url: str) -> None:
         say(_ready_line(config, url))
         other = "" if url == "http://localhost:8000" or url == "http://127.0.0.1:8000" else f"--server {url} "
+        say(f"open:    {config.public_url.rstrip('/') or url}/#?queue={quote(queue, safe='')}")
         say(f"try it:  asman run {other}{queue} alpine:3.19.1 -- echo hello")
 
     async def beside(url: str, stop: asyncio.Event) -> None:

@@ -102,6 +102,7 @@ async def _carry_out(
         return overtaken
     for key in garbage:
         await services.blobs.delete(key)
+    services.recent.count(done.before, done.after, services.clock())
     await _tell(services, done, event)
     return None
 

@@ -8,12 +8,13 @@ from typing import Any
 from quart import Response, current_app, request
 
 from asman.errors import BadRequest, LimitExceeded
+from asman.gathering import Hours
 from asman.presence import Hub
 from asman.rates import source_of
 from asman.routes.answers import Answer
 from asman.services import Services
 
-__all__ = ["base_url", "hub", "read_body", "respond", "services", "source"]
+__all__ = ["base_url", "hours", "hub", "read_body", "respond", "services", "source"]
 
 _JSON_BODY_S = 20.0
 
@@ -29,17 +30,25 @@ def hub() -> Hub:
 
 
 def base_url() -> str:
-    """Scheme and host under which the caller reached us, without a final slash; the configured one wins."""
+    """Address under which the caller reached us, without a final slash; the configured one wins.
+
+    It has a path where a proxy passes on what is below a path only, and tells the server so.
+    """
     configured = services().config.public_url
     if configured:
         return configured.rstrip("/")
     scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
-    return f"{'https' if scheme == 'https' else 'http'}://{request.host}"
+    return f"{'https' if scheme == 'https' else 'http'}://{request.host}{request.root_path.rstrip('/')}"
 
 
 def source() -> str:
     """Whom limits on the present request are counted by."""
     return source_of(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), services().config.proxies)
+
+
+def hours() -> Hours:
+    counted: Hours = current_app.extensions["asman_hours"]
+    return counted
 
 
 async def read_body() -> bytes:

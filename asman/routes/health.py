@@ -1,4 +1,4 @@
-"""Routes about the server itself: health, readiness, metrics, the OpenAPI document, the front page."""
+"""Routes about the server itself: health, readiness, metrics, the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -73,15 +73,3 @@ async def metrics() -> Response:
 @health.get("/openapi.json")
 async def openapi_json() -> Response:
     return respond(json_answer(openapi(__version__, base_url())))
-
-
-@health.get("/")
-async def front_page() -> Response:
-    text = (
-        f"asman {__version__}: an open compute queue.\n\n"
-        f"Push a job:    curl {base_url()}/q/QUEUE -d '"
-        '{"definition": {"image": "alpine:3.19.1", "command": "echo hello"}}\'\n'
-        f"Run a worker:  asman worker QUEUE --server {base_url()}\n"
-        f"All routes:    {base_url()}/openapi.json\n"
-    )
-    return respond(text_answer(text))

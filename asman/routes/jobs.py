@@ -28,6 +28,7 @@ from asman.messages import encode, job_record, ms
 from asman.routes.answers import Answer, json_answer
 from asman.routes.content import content_headers, content_type_of
 from asman.routes.context import base_url, hub, read_body, respond, services, source
+from asman.routes.page import page_response
 from asman.routes.submit import answer_submit, read_object
 
 __all__ = ["jobs"]
@@ -65,7 +66,11 @@ async def submit(queue: str) -> Response:
     return respond(answer)
 
 
-@jobs.get("/j/<job_id>", defaults={"queue": None}, endpoint="lookup_any")
+@jobs.get("/j/<job_id>")
+async def lookup_or_page(job_id: str) -> Response:
+    return page_response() or await lookup(None, job_id)
+
+
 @jobs.get("/j/<job_id>.json", defaults={"queue": None}, endpoint="lookup_any_json")
 @jobs.get("/q/<queue>/j/<job_id>", endpoint="lookup_in_queue")
 async def lookup(queue: str | None, job_id: str) -> Response:
@@ -76,7 +81,7 @@ async def lookup(queue: str | None, job_id: str) -> Response:
         data["results"] = results
     if queue is not None:
         data["job"] = job_record(job)
-    return respond(json_answer({"data": data}, cache_control="no-cache", vary="Accept"))
+    return respond(json_answer({"data": data}, cache_control="no-cache"))
 
 
 @_both("/definition.json")

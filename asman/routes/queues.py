@@ -1,9 +1,9 @@
-"""Queue routes: the listing and the status of one queue. What scales its workers is in ``scaling``."""
+"""Queue routes: the listing, the status and the last hour of one queue. What scales its workers is in ``scaling``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quart import Blueprint, Response
@@ -11,10 +11,12 @@ from quart import Blueprint, Response
 from asman import operations as ops
 from asman.identity import check_queue_name
 from asman.job import Job, State
-from asman.messages import frame, job_record
+from asman.messages import frame, job_record, ms
 from asman.presence import Channel, WorkerSeat
+from asman.recent import MINUTES, Minute, percentile
 from asman.routes.answers import json_answer
-from asman.routes.context import hub, respond, services
+from asman.routes.context import hours, hub, respond, services
+from asman.routes.page import page_response
 
 __all__ = ["queues"]
 
@@ -24,10 +26,15 @@ _STATUS_S = 2.0
 
 
 @queues.get("/q/<queue>")
+async def listing_or_page(queue: str) -> Response:
+    return page_response() or await listing(queue)
+
+
 @queues.get("/q/<queue>/j")
 async def listing(queue: str) -> Response:
     listed = await ops.list_jobs(services(), check_queue_name(queue))
-    return respond(json_answer({"data": {job.job_id: job_record(job) for job in listed}}, cache_control="no-cache"))
+    records = {job.job_id: job_record(job) for job in listed}
+    return respond(json_answer({"data": records}, cache_control="no-cache"))
 
 
 @queues.get("/q/<queue>/status")
@@ -38,6 +45,57 @@ async def status(queue: str) -> Response:
     channel = hub().present(queue)
     answers = await _ask_workers(channel) if channel is not None else {}
     return respond(json_answer(_status_body(queue, listed, channel, answers), cache_control="no-store"))
+
+
+@queues.get("/q/<queue>/history")
+async def history(queue: str) -> Response:
+    """What happened within the last hour, minute by minute; kept in memory only, so it says since when it counts."""
+    check_queue_name(queue)
+    now = services().clock()
+    gathered = await hours().gather(queue)
+    counts = await services().jobs.counts(queue)
+    queued = sum(count for (state, _), count in counts.items() if state is State.QUEUED)
+    whole = Minute()
+    for minute in gathered.hour.minutes.values():
+        whole.add(minute)
+    since = max(gathered.hour.since, (now // 60 - MINUTES + 1) * 60)
+    body = {
+        "queue": queue,
+        "time": ms(now),
+        "since": ms(since),
+        "servers": gathered.servers,
+        "queued": queued,
+        "hour": _happened(whole),
+        "minutes": list(reversed(list(_minutes(gathered.hour.minutes, since, now, queued)))),
+    }
+    return respond(json_answer(body, cache_control="no-store"))
+
+
+def _minutes(minutes: Mapping[int, Minute], since: float, now: float, queued: int) -> Iterator[dict[str, Any]]:
+    """From the present one back to the first, and how many jobs waited at the end of each.
+
+    Shape:  ``queued`` is how many wait now.
+    """
+    for number in range(int(now // 60), int(since // 60) - 1, -1):
+        minute = minutes.get(number, Minute())
+        yield {"start": number * 60_000, **_happened(minute), "queued": queued}
+        queued = max(queued - minute.queued_change, 0)
+
+
+def _happened(minute: Minute) -> dict[str, Any]:
+    return {
+        "submitted": minute.submitted,
+        "started": minute.started,
+        "finished": dict(minute.finished),
+        "wait": _durations(minute.waits),
+        "run": _durations(minute.runs),
+    }
+
+
+def _durations(counts: Mapping[int, int]) -> dict[str, Any]:
+    """Units: seconds; null where nothing was measured."""
+    shares = {"median": percentile(counts, 0.5), "p90": percentile(counts, 0.9)}
+    return {"count": sum(counts.values()), **{k: None if v is None else round(v, 3) for k, v in shares.items()}}
 
 
 async def _ask_workers(channel: Channel) -> dict[str, Any]:

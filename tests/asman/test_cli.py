@@ -788,10 +788,11 @@ def test_up_without_an_engine_serves_all_the_same_and_says_how_to_get_one(tmp_pa
     with served("--backend", "memory", cwd=tmp_path, command="up") as up:
         up.hear("Install one")
         assert up.stop(timeout_s=10) == 0
-    assert up.said[1] == f"try it:  asman run --server {up.url} local alpine:3.19.1 -- echo hello"
-    assert up.said[2].startswith("no Docker engine answers on this machine")
-    assert "docs.docker.com" in up.said[3]
-    assert len(up.said) == 4
+    assert up.said[1] == f"open:    {up.url}/#?queue=local"
+    assert up.said[2] == f"try it:  asman run --server {up.url} local alpine:3.19.1 -- echo hello"
+    assert up.said[3].startswith("no Docker engine answers on this machine")
+    assert "docs.docker.com" in up.said[4]
+    assert len(up.said) == 5
 
 
 FAKE_WORKER = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -531,3 +532,30 @@ def test_a_context_that_names_a_secret_of_the_worker_holds_no_credentials() -> N
 
     assert told("https://secret:NAME@github.com/o/r") == ()
     assert "holds credentials" in told("https://token@github.com/o/r")[0]
+
+
+# --- vectors that the page reads, too --------------------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "definitions.json").read_text())["definitions"]
+
+
+def _written(value: Any) -> Any:
+    """Long texts are written as ``{"$text": [head, text, times]}``."""
+    if isinstance(value, dict):
+        if "$text" in value:
+            head, text, times = value["$text"]
+            return head + text * times
+        return {name: _written(member) for name, member in value.items()}
+    return [_written(member) for member in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: case["what"])
+def test_the_vectors_say_what_is_said_of_a_definition(case: dict[str, Any]) -> None:
+    definition = _written(case["definition"])
+    kind = LimitExceeded if "excess" in case else BadDefinition
+    if "faults" not in case and "excess" not in case:
+        assert list(read_definition(definition, PUBLIC).warnings) == case.get("warnings", [])
+        return
+    with pytest.raises(kind) as caught:
+        read_definition(definition, PUBLIC)
+    assert [list(detail) for detail in caught.value.details] == case.get("faults", case.get("excess"))

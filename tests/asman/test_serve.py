@@ -30,15 +30,22 @@ def http_server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def test_it_answers_as_soon_as_it_says_so_and_says_one_line(tmp_path: Path, http_server: str) -> None:
+async def test_it_answers_as_soon_as_it_says_so_and_says_where_the_page_is(tmp_path: Path, http_server: str) -> None:
     with served("--backend", "memory", "--server", http_server, cwd=tmp_path) as server:
         async with Client(server.url) as client:
             took_s, its_clock = await client.healthz()
             assert took_s < 5
             assert its_clock is not None
         assert server.stop() == 0
-    assert len(server.said) == 1
-    assert f"asman serves {server.url} (backend memory, profile private)" == server.said[0]
+    assert server.said == [
+        f"asman serves {server.url} (backend memory, profile private)",
+        f"open:    {server.url}/",
+    ]
+
+
+async def test_behind_a_proxy_the_address_that_callers_use_is_named(tmp_path: Path) -> None:
+    with served("--backend", "memory", "--public-url", "https://jobs.example/asman/", cwd=tmp_path) as server:
+        assert server.hear("open: ") == "open:    https://jobs.example/asman/"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -58,7 +65,7 @@ async def test_a_signal_closes_sockets_with_1012_and_ends_streams(
                     await stream.read()
                     assert await stopping == 0
                 assert listener.close_code == 1012
-    assert server.said[1:] == []
+    assert server.said[2:] == []
 
 
 async def test_the_server_goes_by_the_name_it_was_given(tmp_path: Path) -> None:

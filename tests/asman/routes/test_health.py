@@ -42,10 +42,3 @@ async def test_the_openapi_document_is_served() -> None:
         _, body, _ = await c.call("GET", "/openapi.json")
         assert body["openapi"].startswith("3.1")
         assert "/q/{queue}" in body["paths"]
-
-
-async def test_the_front_page_says_how_to_begin() -> None:
-    async with core() as c:
-        status, body, _ = await c.call("GET", "/")
-        assert status == 200
-        assert b"asman worker QUEUE --server http://localhost" in body

@@ -1,0 +1,208 @@
+/** `/q/QUEUE`: what a queue does now, and what it did within the last hour. */
+
+import { type Signal, useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import type { QueueHistory } from "../../contract.ts";
+import { AsmanError } from "../../errors.ts";
+import { depthChart, runChart, throughputChart, waitChart } from "../chart-model.ts";
+import { MinuteChart } from "../charts.tsx";
+import { Icon } from "../icons.tsx";
+import { Button } from "../kit.tsx";
+import type { Session } from "../model.ts";
+import { useCalm } from "../parts/calm.ts";
+import { isOpenQueue, maskQueue } from "../parts/footer.tsx";
+import { JobList } from "../parts/job-list.tsx";
+import { HealthLine } from "../parts/queue.tsx";
+import { countsOf, type JobFilter } from "../parts/queue-words.ts";
+import { When } from "../parts/when.tsx";
+import { WorkerList } from "../parts/worker-list.tsx";
+import "./queue-page.css";
+
+export function QueuePage({ session: live }: { session: Session }) {
+  const session = useCalm(live);
+  const filter = useSignal<JobFilter>({ state: "all", text: "" });
+  const queue = session.queue.value;
+  const { queued, running } = countsOf(session.jobs.value);
+  const hash = `#?queue=${encodeURIComponent(queue)}`;
+  useEffect(() => {
+    const before = document.title;
+    document.title = `${running} running, ${queued} queued`;
+    return () => {
+      document.title = before;
+    };
+  }, [running, queued]);
+  return (
+    <main class="queue-page">
+      <Head session={session} hash={hash} />
+      <div class="queue-page-now">
+        <HealthLine session={session} />
+        <dl class="queue-page-counts">
+          <Count name="queued" value={queued} />
+          <Count name="running" value={running} />
+          <Count
+            name={session.workers.value.length === 1 ? "worker" : "workers"}
+            value={session.workers.value.length}
+          />
+        </dl>
+      </div>
+      <div class="queue-page-columns">
+        <section aria-labelledby="queue-page-jobs">
+          <h2 id="queue-page-jobs">Jobs</h2>
+          <JobList
+            session={session}
+            filter={filter}
+            open={{ href: (jobId) => `/j/${jobId}${hash}` }}
+            rowsAtFirst={20}
+          />
+        </section>
+        <div class="queue-page-side">
+          <section aria-labelledby="queue-page-workers">
+            <h2 id="queue-page-workers">Workers</h2>
+            <WorkerList session={session} />
+          </section>
+          <LastHour session={session} />
+        </div>
+      </div>
+    </main>
+  );
+}
+
+function Count({ name, value }: { name: string; value: number }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{value}</dd>
+    </div>
+  );
+}
+
+function Head({ session, hash }: { session: Session; hash: string }) {
+  const isShown = useSignal(false);
+  const queue = session.queue.value;
+  const isSecret = !isOpenQueue(queue);
+  const connection = session.connection.value;
+  return (
+    <header class="queue-page-head">
+      <h1>
+        Queue <span class="mono">{isSecret && !isShown.value ? maskQueue(queue) : queue}</span>
+      </h1>
+      {isSecret && (
+        <Button
+          icon="eye"
+          iconOnly
+          tone="plain"
+          label={isShown.value ? "Hide the queue's name" : "Show the queue's name"}
+          aria-pressed={isShown.value}
+          onClick={() => {
+            isShown.value = !isShown.value;
+          }}
+        />
+      )}
+      <span class="queue-page-space" />
+      {(connection === "reconnecting" || connection === "offline") && (
+        <span class="tone-warn queue-page-connection" role="status">
+          <Icon name="offline" /> {connection === "offline" ? "Offline" : "Reconnecting…"}
+        </span>
+      )}
+      <a class="button primary" target="_self" href={`/${hash}`}>
+        <Icon name="run" />
+        Submit a job
+      </a>
+    </header>
+  );
+}
+
+// --- the last hour ---------------------------------------------------------------------------------------------------
+
+const EVERY_MS = 10_000;
+
+function LastHour({ session }: { session: Session }) {
+  const history = useSignal<QueueHistory | null>(null);
+  const fault = useSignal("");
+  const asked = useSignal(0);
+  const client = session.client.value;
+  const queue = session.queue.value;
+  const isConnected = session.connection.value === "connected";
+  const again = asked.value;
+  useEffect(() => {
+    const stop = new AbortController();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const ask = async () => {
+      clearTimeout(timer);
+      if (!document.hidden) await read(client.history(queue, { signal: stop.signal }), history, fault, stop.signal);
+      if (!stop.signal.aborted) timer = setTimeout(ask, EVERY_MS);
+    };
+    const shown = () => void (document.hidden || ask());
+    document.addEventListener("visibilitychange", shown);
+    void ask();
+    return () => {
+      stop.abort();
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", shown);
+    };
+  }, [client, queue, isConnected, again]);
+  return (
+    <section aria-labelledby="queue-page-hour">
+      <h2 id="queue-page-hour">The last hour</h2>
+      {fault.value && (
+        <div class="queue-page-fault" role="alert">
+          <p>{fault.value}</p>
+          <Button
+            icon="again"
+            label="Try again"
+            onClick={() => {
+              asked.value++;
+            }}
+          />
+        </div>
+      )}
+      {history.value ? (
+        <>
+          <Since history={history.value} />
+          <div class="queue-page-charts">
+            {[throughputChart, waitChart, depthChart, runChart].map((make) => {
+              const chart = make(history.value as QueueHistory);
+              return <MinuteChart key={chart.title} chart={chart} />;
+            })}
+          </div>
+        </>
+      ) : (
+        !fault.value && <p class="muted">Asking the server…</p>
+      )}
+    </section>
+  );
+}
+
+async function read(
+  asked: Promise<QueueHistory>,
+  history: Signal<QueueHistory | null>,
+  fault: Signal<string>,
+  stopped: AbortSignal,
+): Promise<void> {
+  try {
+    const answer = await asked;
+    if (stopped.aborted) return;
+    history.value = answer;
+    fault.value = "";
+  } catch (error) {
+    if (stopped.aborted) return;
+    const isOld = error instanceof AsmanError && error.status === 404;
+    fault.value = isOld
+      ? "This server does not keep the last hour of a queue."
+      : `The last hour could not be read: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
+
+const WHOLE_MS = 59 * 60_000;
+
+/** From when on it was counted, if that is not the whole hour. */
+function Since({ history }: { history: QueueHistory }) {
+  const { since, time, servers } = history;
+  if (time - since >= WHOLE_MS) return null;
+  return (
+    <p class="muted">
+      Counted since <When time={since} />, when {servers === 1 ? "the server" : "one of the servers"} began: what came
+      earlier is not in it.
+    </p>
+  );
+}

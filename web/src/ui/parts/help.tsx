@@ -1,0 +1,61 @@
+/** What the page is, and its keys. */
+
+import { KEYS, lettersWork, setLetters, showKey } from "../keys.ts";
+import { Dialog, Switch } from "../kit.tsx";
+import type { Session } from "../model.ts";
+import "./help.css";
+
+export function Help({ session }: { session: Session }) {
+  return (
+    <Dialog
+      title="Help"
+      onClose={() => {
+        session.panel.value = null;
+      }}
+    >
+      <div class="help">
+        <p>
+          This page holds one job: an image, a command and files. <strong>Run</strong> sends it to a queue; a worker
+          that listens there runs it in a container. The log comes here as it is printed, and so do the files that the
+          job writes to <code>/outputs</code>. Files of the job are in <code>/inputs</code>.
+        </p>
+        <p>
+          The link in the address bar is the whole job. Whoever opens it sees the same job, and its result if it has
+          one: the same job has the same id everywhere. Keep secrets out of it.
+        </p>
+        <h3>Keys</h3>
+        <table class="help-keys">
+          <thead>
+            <tr>
+              <th>Key</th>
+              <th>What it does</th>
+              <th>Where</th>
+            </tr>
+          </thead>
+          <tbody>
+            {KEYS.map((key) => (
+              <tr key={`${key.mod}${key.key}`}>
+                <td>
+                  {showKey(key).map((name, at) => (
+                    <>
+                      {at > 0 && "+"}
+                      <kbd>{name}</kbd>
+                    </>
+                  ))}
+                </td>
+                <td>{key.what}</td>
+                <td class="muted">{key.when}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+        <Switch
+          label="Single letters are keys"
+          checked={lettersWork.value}
+          onChange={setLetters}
+          hint="Turn this off if you speak to your computer. Keys with Ctrl or Cmd, and Esc, always work."
+        />
+      </div>
+    </Dialog>
+  );
+}

@@ -1,0 +1,185 @@
+/** Which queue this page uses: its name, hidden from whoever looks over the shoulder, and where it is. */
+
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { Icon } from "../icons.tsx";
+import { Button, CopyButton, Field, Switch } from "../kit.tsx";
+import type { Session } from "../model.ts";
+import { isOpenQueue, maskQueue } from "./footer.tsx";
+import { isPublicQueue, newQueueName, queueFault, queuePlace, queueText } from "./queue-name.ts";
+
+const SAVE_MS = 1_000;
+const PREVIOUS = "previous-queue";
+
+export function QueueChoice({ session }: { session: Session }) {
+  const { params } = session;
+  const isGiven = Boolean(params.queueOverride.value);
+  const isLocked = isGiven && !params.ignoreQueueOverride.value;
+  const queue = queueText(session);
+  const place = queuePlace(queue, location.origin);
+  return (
+    <div class="queue-choice">
+      {isGiven && (
+        <Switch
+          label="Use the queue of the page around this frame"
+          checked={isLocked}
+          hint={isLocked ? "Switch it off to choose another one here." : "The page around this frame has set one too."}
+          onChange={(checked) => {
+            params.ignoreQueueOverride.value = !checked;
+          }}
+        />
+      )}
+      <Where session={session} isLocked={isLocked} queue={queue} />
+      {queue !== "local" && <Name session={session} isLocked={isLocked} queue={queue} key={queue} />}
+      {queue === "local" && (
+        <p class="muted">
+          A worker on this computer takes the jobs, started by <code>asman up</code>. Nothing leaves it.
+        </p>
+      )}
+      {session.isLocal.value && !session.localConsent.value && (
+        <div class="queue-warning">
+          <Icon name="warn" />
+          <p>This frame may not use this machine yet. Allow it only if you trust the page around it.</p>
+          <Button
+            icon="check"
+            label="Allow"
+            onClick={() => {
+              session.localConsent.value = true;
+            }}
+          />
+        </div>
+      )}
+      {isPublicQueue(place.name) && (
+        <div class="queue-warning">
+          <Icon name="warn" />
+          <p>
+            Everybody knows {place.name}: anybody can see these jobs and their files, and anybody's worker may run them.
+          </p>
+        </div>
+      )}
+    </div>
+  );
+}
+
+/** On this machine, or at a server: the one that was used before comes back. */
+function Where({ session, isLocked, queue }: { session: Session; isLocked: boolean; queue: string }) {
+  const isLocal = queue === "local";
+  const choose = (local: boolean) => {
+    if (local === isLocal) return;
+    if (local && queue) keep(queue);
+    session.params.queue.value = local ? "local" : kept() || undefined;
+  };
+  return (
+    <fieldset class="queue-where" disabled={isLocked}>
+      <legend class="sr-only">Where jobs run</legend>
+      {[false, true].map((local) => (
+        <label key={String(local)} class="button">
+          <input type="radio" name="queue-where" checked={local === isLocal} onChange={() => choose(local)} />
+          {local ? "This machine" : "A server's queue"}
+        </label>
+      ))}
+    </fieldset>
+  );
+}
+
+function keep(queue: string): void {
+  try {
+    localStorage.setItem(PREVIOUS, queue);
+  } catch {
+    // then the field is empty when one comes back
+  }
+}
+
+function kept(): string {
+  try {
+    return localStorage.getItem(PREVIOUS) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+function Name({ session, isLocked, queue }: { session: Session; isLocked: boolean; queue: string }) {
+  const draft = useSignal<string | null>(null);
+  const isRevealed = useSignal(false);
+  const made = useSignal("");
+  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+  const input = useRef<HTMLInputElement>(null);
+  const isHidden = !isRevealed.value && draft.value === null && queue !== "" && !isOpenQueue(queue);
+  const shown = draft.value ?? queue;
+  const fault = isLocked ? null : queueFault(shown, location.origin);
+  const save = () => {
+    clearTimeout(timer.current);
+    const typed = draft.peek()?.trim();
+    if (typed === undefined || queueFault(typed, location.origin)) return;
+    session.params.queue.value = typed;
+    draft.value = null;
+  };
+  useEffect(() => save, []);
+  const type = (text: string) => {
+    draft.value = text;
+    clearTimeout(timer.current);
+    timer.current = setTimeout(save, SAVE_MS);
+  };
+  return (
+    <>
+      <Field
+        label="Name of the queue"
+        fault={shown || draft.value !== null ? (fault ?? undefined) : undefined}
+        hint={
+          isLocked
+            ? "The page around this frame sets it."
+            : "Its name is its key: who has it may use it. It may be an address too: https://server/q/NAME"
+        }
+      >
+        {(ids) => (
+          <div class="queue-name">
+            <input
+              {...ids}
+              ref={input}
+              type="text"
+              class="mono"
+              autocomplete="off"
+              autocapitalize="off"
+              spellcheck={false}
+              disabled={isLocked}
+              readOnly={isHidden}
+              value={isHidden ? maskQueue(queue) : shown}
+              onInput={(event) => type(event.currentTarget.value)}
+              onBlur={save}
+              onKeyDown={(event) => event.key === "Enter" && save()}
+            />
+            {queue && !isOpenQueue(queue) && (
+              <Button
+                icon="eye"
+                iconOnly
+                label={isHidden ? "Show the name" : "Hide the name"}
+                aria-pressed={!isHidden}
+                onClick={() => {
+                  save();
+                  isRevealed.value = isHidden;
+                  if (isHidden) input.current?.focus();
+                }}
+              />
+            )}
+            {queue && <CopyButton iconOnly text={() => queue} label="Copy the name" />}
+          </div>
+        )}
+      </Field>
+      {!isLocked && (
+        <div class="queue-make">
+          <Button
+            icon="lock"
+            label={queue ? "Make a new private queue" : "Make a private queue"}
+            onClick={() => {
+              clearTimeout(timer.current);
+              draft.value = null;
+              if (queue) keep(queue);
+              made.value = newQueueName();
+              session.params.queue.value = made.value;
+            }}
+          />
+        </div>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,28 @@
+import { defineConfig } from "vitest/config";
+import { compressed } from "./compress.ts";
+
+/** The page is built into the Python package: `asman serve` serves what lies in `asman/page`. */
+export default defineConfig({
+  base: "./",
+  plugins: [compressed()],
+  build: {
+    outDir: "../asman/page",
+    emptyOutDir: true,
+    target: "es2022",
+    assetsInlineLimit: 0, // the page's policy allows no data: fonts or scripts
+    modulePreload: { polyfill: false },
+    sourcemap: false,
+  },
+  server: {
+    proxy: Object.fromEntries(
+      ["/q", "/j", "/f", "/healthz", "/readyz", "/openapi.json", "/metaframe.json"].map((path) => [
+        path,
+        { target: process.env.ASMAN_SERVER ?? "http://localhost:8000", ws: true },
+      ]),
+    ),
+  },
+  test: {
+    include: ["test/**/*.test.{ts,tsx}"],
+    environment: "node", // tests that need a document say so in their first line
+  },
+});
