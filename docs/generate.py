@@ -4,7 +4,8 @@
     python docs/generate.py --check    say which pages differ; exit 1 if any does
 
 Edit the code, not these pages: ``tests/test_layout.py`` compares them. Of ``plugins.md`` only the code blocks are made,
-from the example package. How TypeScript is written is said in ``typescript.py``.
+from the example package. How TypeScript is written is said in ``typescript.py``, what is said of links in
+``links.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from asman import errors, hookspecs
 from asman.config import PROFILES, SETTINGS, Limits
@@ -354,17 +356,25 @@ def _definition(path: str, text: str, name: str) -> str:
     raise LookupError(f"docs/plugins.md shows {name} of {path}, which has no such definition")
 
 
-# --- the web client's contract ----------------------------------------------------------------------------------------
+# --- what the files beside this one make ------------------------------------------------------------------------------
 
 
-def client_contract() -> str:
-    """Made by the file beside this one, which is found wherever this one is loaded from."""
-    spec = importlib.util.spec_from_file_location("docs_typescript", HERE / "typescript.py")
+def _beside(name: str) -> Any:
+    """A module of this folder, found wherever this one is loaded from."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", HERE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return str(module.contract_module())
+    return module
+
+
+def client_contract() -> str:
+    return str(_beside("typescript").contract_module())
+
+
+def links_page() -> str:
+    return str(_beside("links").links_page(_NOTE, _table))
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -376,6 +386,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "worker.md": worker_page,
     "metrics.md": metrics_page,
     "plugins.md": plugins_page,
+    "links.md": links_page,
     "../web/src/contract.gen.ts": client_contract,
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -54,3 +55,16 @@ def test_the_page_reads_the_parameters_that_hosts_are_told() -> None:
     source = (ROOT / "web" / "src" / "ui" / "params.ts").read_text()
     (listed,) = re.findall(r"PAGE_PARAMETERS[^=]*= new Set\(\[(.*?)\]\)", source, re.DOTALL)
     assert set(re.findall(r'"(\w+)"', listed)) == set(HASH_PARAMS)
+
+
+def test_the_example_of_a_link_writes_one_as_published(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "links.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    published = json.loads((ROOT / "tests" / "vectors" / "hash_links.json").read_text())
+    hello = (
+        "JTdCJTIyY29tbWFuZCUyMiUzQSUyMmVjaG8lMjAlNUMlMjJoZWxsbyUyMHdvcmxkJTVDJTIyJTIyJTJDJTIyaW1hZ2UlMjIlM0ElMjJhbHBpbmUl"
+        "M0EzLjE5LjElMjIlN0Q%3D"
+    )
+    assert hello in json.dumps(published)
+    exec(example.replace("echo hello", 'echo \\"hello world\\"'), {})
+    assert capsys.readouterr().out.strip().endswith(f"#?job={hello}&queue=local")
