@@ -107,7 +107,11 @@ class PageFiles:
         """A file that is there, compressed as ``coding``. Errors: KeyError."""
         full = name + _CODINGS.get(coding, "")
         if full not in self._read:
-            body = self.names()[full].read_bytes()
+            try:
+                body = self.names()[full].read_bytes()
+            except OSError as error:  # another page was installed over this one: from now on that one is served
+                self._listed, self._read = None, {}
+                raise KeyError(full) from error
             self._read[full] = _Stored(body=body, tag=_tag(body))
         return self._read[full]
 
@@ -210,12 +214,19 @@ def _answer(name: str, cache_control: str) -> Response:
     known = _files()
     ending = "." + name.rpartition(".")[2]
     if name not in known.names() or ending not in _TYPES:
-        raise FileNotFound(f"the page has no file {clip(name)}", hint="Load the page again: it may be a newer one.")
+        raise _no_file(name)
     coding = chosen_coding(request.headers.get("Accept-Encoding", ""), known.codings(name))
     headers = {"cache-control": cache_control, "vary": "Accept-Encoding"}
     if coding:
         headers["content-encoding"] = coding
-    return _send(name, known.get(name, coding), headers)
+    try:
+        return _send(name, known.get(name, coding), headers)
+    except KeyError as error:
+        raise _no_file(name) from error
+
+
+def _no_file(name: str) -> FileNotFound:
+    return FileNotFound(f"the page has no file {clip(name)}", hint="Load the page again: it may be a newer one.")
 
 
 def _send(name: str, stored: _Stored, more: Mapping[str, str]) -> Response:
@@ -252,7 +263,19 @@ def _in_words(url: str, *, is_built: bool) -> str:
 @page.get("/assets/<name>")
 async def asset(name: str) -> Response:
     """Names hold a hash of the content: a browser need never ask for one again."""
-    return _answer(f"assets/{name}", _FOREVER)
+    return _open(_answer(f"assets/{name}", _FOREVER))
+
+
+@page.get("/client.js")
+async def client_js() -> Response:
+    """The client as a module, for pages of others too; what it is made of lies among the assets."""
+    return _open(_answer("client.js", _ASK_AGAIN))
+
+
+def _open(response: Response) -> Response:
+    """Any page may use it, also on a server on loopback: it is code, and says nothing of this server."""
+    response.headers["access-control-allow-origin"] = "*"
+    return response
 
 
 @page.get("/icon.svg")

@@ -29,6 +29,7 @@ UNDOCUMENTED = {
     "/": "the front page, for people",
     "/assets/{name}": "files of the page",
     "/icon.svg": "a file of the page",
+    "/client.js": "a file of the page",
     "/j/{jobId}/inputs/": "a file name is missing: always 400",
     "/j/{jobId}/outputs/": "a file name is missing: always 400",
     "/q/{queue}/j/{jobId}/inputs/": "a file name is missing: always 400",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from asman.identity import known_id
 from asman.metaframe import metaframe
 from browser import Browser, why_no_page
 from metapage_host import metapage_host
@@ -195,3 +196,13 @@ def test_the_page_is_a_frame_of_another_origins_metapage(browser: Browser, url: 
         assert visit.errors == []
         told: Any = visit.page.evaluate("(url) => fetch(url).then((r) => r.json())", f"{url}/metaframe.json")
         assert told == metaframe(url)
+
+
+def test_a_page_of_another_origin_uses_the_client_that_the_server_gives(browser: Browser, url: str) -> None:
+    definition = {"image": "alpine:3.19.1", "command": "echo hello"}
+    use = """async ([url, job]) => {
+      const client = await import(url + "/client.js");
+      return [typeof client.Client, await client.jobId(job)];
+    }"""
+    with metapage_host({"frame": f"{url}/"}) as host, browser.visit(host) as visit:
+        assert visit.page.evaluate(use, [url, definition]) == ["function", known_id(definition)]

@@ -21,6 +21,7 @@ FILES = {
     "index.html": INDEX.encode(),
     "index.html.gz": gzip.compress(INDEX.encode()),
     "icon.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "client.js": b'export { Client } from "./assets/index-abc123.js";\n',
     "sources.sha256": b"0\n",
     "assets/index-abc123.js": SCRIPT.encode(),
     "assets/index-abc123.js.gz": gzip.compress(SCRIPT.encode()),
@@ -177,6 +178,25 @@ async def test_compressed_forms_are_sent_as_they_were_built(folder: Path) -> Non
             assert "Accept-Encoding" in _vary(headers)
             tags.add(headers["ETag"])
         assert len(tags) == 3, "each form is a representation of its own"
+
+
+async def test_pages_of_others_may_use_the_client(folder: Path) -> None:
+    async with paged(folder) as c:
+        for path in ("/client.js", "/assets/index-abc123.js"):
+            status, _, headers = await c.call("GET", path, headers={"Origin": "https://a-page.example"})
+            assert (status, headers["Access-Control-Allow-Origin"]) == (200, "*")
+            assert headers["Content-Type"].startswith("text/javascript")
+        assert (await c.call("GET", "/client.js"))[2]["Cache-Control"] == "no-cache"
+
+
+async def test_a_page_installed_over_the_served_one_is_served_from_then_on(folder: Path) -> None:
+    async with paged(folder) as c:
+        assert (await c.call("GET", "/icon.svg"))[0] == 200
+        (folder / "assets" / "index-abc123.js").rename(folder / "assets" / "index-def456.js")
+        status, told, _ = await c.call("GET", "/assets/index-abc123.js")
+        assert (status, told["code"]) == (404, "file_not_found")
+        assert "Load the page again" in told["hint"]
+        assert (await c.call("GET", "/assets/index-def456.js"))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/icon.svg", "/assets/index-abc123.js"])
