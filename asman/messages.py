@@ -92,7 +92,7 @@ def job_record(job: Job) -> dict[str, Any]:
         record["exitCode"] = job.exit_code
     if job.message:
         record["message"] = job.message
-    if job.history and not job.is_active:
+    if job.history:
         record["attempts"] = [
             {"attempt": a.number, "worker": a.worker, "start": ms(a.started_at), "end": ms(a.ended_at), "how": a.end}
             for a in job.history

@@ -70,6 +70,13 @@ def test_a_running_job_says_who_holds_it_until_when() -> None:
     assert "attempts" not in record
 
 
+def test_a_job_that_is_tried_again_says_what_came_of_the_attempts_before() -> None:
+    """Its number alone does not: it goes on when the job is submitted anew after its end."""
+    lost = replace(DONE.history[0], end="lost")
+    record = job_record(replace(JOB, attempt=1, lost=1, history=(lost,)))
+    assert (record["state"], [each["how"] for each in record["attempts"]]) == ("Queued", ["lost"])
+
+
 def test_a_finished_job_says_how_in_both_words_and_what_happened_before() -> None:
     record = job_record(DONE)
     assert (record["finishedReason"], record["outcome"], record["exitCode"]) == ("Success", "failed", 3)

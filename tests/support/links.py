@@ -9,9 +9,9 @@ import base64
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-__all__ = ["README_LINK", "encoded", "link"]
+__all__ = ["README_LINK", "decoded", "encoded", "link"]
 
 _KEPT = "!'()*-._~"
 """What encodeURIComponent leaves as it is, beside letters and digits."""
@@ -27,6 +27,11 @@ def encoded(value: Any) -> str:
     """One JSON value, as it stands behind a name in a link."""
     inner = quote(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False), safe=_KEPT)
     return quote(base64.b64encode(inner.encode()).decode(), safe=_KEPT)
+
+
+def decoded(text: str) -> Any:
+    """What ``encoded`` wrote, once the address has been percent-decoded."""
+    return json.loads(unquote(base64.b64decode(text).decode()))
 
 
 def link(

@@ -116,15 +116,29 @@ async def test_a_job_cannot_reach_this_network_through_its_inputs(
     session: aiohttp.ClientSession, blobs: BlobServer, host: str
 ) -> None:
     port = blobs.url.rpartition(":")[2]
-    guarded = Transfer(session, "http://server.example", private_addresses=False)
-    with pytest.raises(AsmanError):
-        await guarded.download(f"http://{host}:{port}/f/{blobs.add(b'x')}", io.BytesIO(), limit_bytes=LIMIT)
+    async with BlobServer() as own:
+        guarded = Transfer(session, own.url, private_addresses=False)
+        for name in (blobs.add(b"x"), "private"):
+            with pytest.raises(AsmanError):
+                await guarded.download(f"http://{host}:{port}/f/{name}", io.BytesIO(), limit_bytes=LIMIT)
     assert blobs.asked == []
 
 
 async def test_the_owner_may_open_this_network_to_inputs(session: aiohttp.ClientSession, blobs: BlobServer) -> None:
-    open_to_all = Transfer(session, "http://server.example", private_addresses=True)
-    assert await open_to_all.download(f"{blobs.url}/f/{blobs.add(b'x')}", io.BytesIO(), limit_bytes=LIMIT) == 1
+    async with BlobServer() as own:
+        open_to_all = Transfer(session, own.url, private_addresses=True)
+        assert await open_to_all.download(f"{blobs.url}/f/{blobs.add(b'x')}", io.BytesIO(), limit_bytes=LIMIT) == 1
+
+
+@pytest.mark.parametrize("place", ["http://localhost:1", "http://10.0.0.1", "https://asman.example/below"])
+async def test_a_blob_of_the_server_is_had_by_any_of_its_names(
+    transfer: Transfer, blobs: BlobServer, place: str
+) -> None:
+    """A page opened as localhost names what it uploaded so; the worker knows the server by another name."""
+    key, target = blobs.add(b"data"), io.BytesIO()
+    assert await transfer.download(f"{place}/f/{key}", target, limit_bytes=LIMIT) == 4
+    assert target.getvalue() == b"data"
+    assert blobs.asked == [("GET", f"/f/{key}/exists"), ("GET", f"/f/{key}")]
 
 
 @pytest.mark.parametrize(

@@ -418,8 +418,7 @@ test("a stream gives up when it is told to", async () => {
 });
 
 test("events and members that are not known pass", async () => {
-  const text =
-    event("news", "1-0-0", { a: 1 }) + "event: state\ndata: {not json\n\n" + event("state", "", [1]) + done("1-0-0");
+  const text = `${event("news", "1-0-0", { a: 1 })}event: state\ndata: {not json\n\n${event("state", "", [1])}${done("1-0-0")}`;
   const { url } = await scripted(streamed(text));
   const events = await drained(new Client({ server: url }).stream("q", "ab"));
   expect(events.at(-1)).toEqual(final);

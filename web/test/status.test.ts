@@ -89,7 +89,17 @@ group("what the header says", () => {
     const attempts = [{ attempt: 1, worker: "a", start: NOW, end: NOW, how: "lost" }];
     const again = job(finished("succeeded", { attempt: 2, attempts }), {});
     expect(words(shown("success", { job: again }))).toContain("Attempt 2: attempt 1 lost its worker.");
-    expect(words(shown("running", { job: job(running({ attempt: 2 })) }))).toContain("Attempt 2.");
+    expect(words(shown("running", { job: job(running({ attempt: 2, attempts })) }))).toContain("Attempt 2.");
+  });
+
+  it("counts no attempts of a run before, which was asked for and ended", () => {
+    const attempts = [{ attempt: 2, worker: "a", start: NOW, end: NOW, how: "reported" }];
+    const again = job(finished("succeeded", { attempt: 2, attempts }), {});
+    expect(words(shown("success", { job: again }))).not.toContain("ttempt");
+    expect(words(shown("running", { job: job(running({ attempt: 2 })) }))).not.toContain("ttempt");
+    expect(
+      words(shown("queued", { job: { ...job(running()), record: { ...running(), state: "Queued", attempt: 1 } } })),
+    ).not.toContain("ttempt");
   });
 
   it("understands servers that do not say the outcome", () => {

@@ -2,7 +2,9 @@
 
 Downloads that a job names go out from this machine, where the job itself may not: so addresses that are not public
 are refused for them, checked on each address that is really connected to, redirects included. The server's own
-address is exempt, and so is whatever it redirects to: it may well be on this network.
+address is exempt, and so is whatever it redirects to: it may well be on this network. A server has more names than the
+one that this worker knows (``localhost``, a proxy's): an address that names content by its hash, as links to its blobs
+do, is asked for at the server first.
 
 Connection errors and 5xx answers are tried again with a growing pause; other refusals are final and say why.
 
@@ -109,7 +111,7 @@ class Transfer:
         Errors: BadDefinition for an address that is not http(s) or is refused; LimitExceeded; HashMismatch;
                 Unavailable after the last try.
         """
-        address = _http_url(url)
+        address = await self._nearest(_http_url(url))
         expected = sha256 or hash_in_url(url)
 
         async def once() -> int:
@@ -121,6 +123,14 @@ class Transfer:
         size = await _persist(once, f"download of {_shown(address)}")
         self._on_moved("download", size)
         return size
+
+    async def _nearest(self, url: URL) -> URL:
+        """The server's own copy of what an address names, else the address. The bytes are checked either way."""
+        key = hash_in_url(str(url))
+        if key is None or url.origin() == self._server.origin():
+            return url
+        own = URL(self.blob_url(key), encoded=True)
+        return own if await _persist(lambda: self._exists(own), f"question for {_shown(own)}") else url
 
     def _download_session(self, url: URL) -> _Borrowed | aiohttp.ClientSession:
         if url.origin() == self._server.origin() or (self._private_addresses and self._tls is None):

@@ -8,6 +8,7 @@ import { PanelFrame } from "./kit.tsx";
 import type { Panel, Session } from "./model.ts";
 import { TITLES } from "./panels.ts";
 import { Console, type ConsoleCommands } from "./parts/console.tsx";
+import { DropHint } from "./parts/drop-hint.tsx";
 import { Footer } from "./parts/footer.tsx";
 import { Header } from "./parts/header.tsx";
 import { Lazy } from "./parts/lazy.tsx";
@@ -71,6 +72,7 @@ function JobPage({ session }: { session: Session }) {
       <Footer session={session} />
       {panel === "help" && <Lazy session={session} name="help" frame={() => null} />}
       <Notices session={session} />
+      <DropHint session={session} />
     </div>
   );
 }

@@ -114,7 +114,7 @@ export function languageOf(name: string, text = ""): (() => Promise<Extension>) 
 
 const THEME = EditorView.theme({
   "&": { backgroundColor: "var(--ground)", color: "var(--text)", height: "100%" },
-  "&.cm-focused": { outline: "2px solid var(--focus)", outlineOffset: "-2px" },
+  "&.cm-focused": { outline: "none" }, // around all of it: see editor.css
   ".cm-scroller": { fontFamily: "var(--mono)", fontSize: "13px", lineHeight: "1.5" },
   ".cm-content": { caretColor: "var(--text)", paddingBottom: "40px" },
   ".cm-cursor": { borderLeftColor: "var(--text)", borderLeftWidth: "2px" },

@@ -2,6 +2,7 @@
 
 import { Component, type ComponentChildren, render } from "preact";
 import { App } from "./app.tsx";
+import { keepOverReload } from "./leaving.ts";
 import type { Session } from "./model.ts";
 import { createSession } from "./session.ts";
 import "./theme.css";
@@ -52,6 +53,7 @@ function opensEditor({ route, params }: Session): boolean {
 const root = document.getElementById("page");
 if (root) {
   try {
+    keepOverReload(window);
     const session = createSession({ window, database: database() });
     if (opensEditor(session)) session.panel.value = "editor";
     render(

@@ -248,7 +248,7 @@ export function createSession({ window, database, ...runtime }: Surroundings): L
   const sent = (pending: Pending, answer: Submitted) => {
     for (const text of answer.warnings) notify({ kind: "warning", text });
     const isShown = pending.jobId === shown.peek() && pending.queue === where.peek().queue;
-    if (isShown) watch.lookAgain();
+    if (isShown) watch.lookAgain(true);
   };
 
   const run = async ({ again = false }: { again?: boolean } = {}): Promise<void> => {

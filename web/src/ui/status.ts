@@ -133,11 +133,11 @@ function describeQueued(record: JobRecord, { position, workerCount }: Shown): St
   const details: string[] = [];
   if (workerCount === 0) details.push("No worker is connected to this queue.");
   else if (position !== null) details.push(position === 0 ? "It is next." : `${position} before it.`);
-  const lost = record.attempts?.at(-1);
-  const isAgain = record.attempt > 0;
+  const past = pastAttempts(record);
+  const isAgain = past.length > 0;
   if (isAgain) {
-    const how = lost?.how === "released" ? "was given back by its worker" : "was lost with its worker";
-    details.unshift(`Attempt ${record.attempt} ${how}; it is tried again.`);
+    const how = past.at(-1)?.how === "released" ? "was given back by its worker" : "was lost with its worker";
+    details.unshift(`Attempt ${past.length} ${how}; it is tried again.`);
   }
   return status(isAgain ? "Queued again" : "Queued", {
     icon: "wait",
@@ -150,7 +150,8 @@ function describeQueued(record: JobRecord, { position, workerCount }: Shown): St
 function describeRunning({ record, steps }: Job, { workerCount }: Shown): Status {
   const step = steps.findLast((each) => each.end === null) ?? steps.at(-1);
   const details: string[] = [];
-  if (record.attempt > 1) details.push(`Attempt ${record.attempt}.`);
+  const past = pastAttempts(record);
+  if (past.length) details.push(`Attempt ${past.length + 1}.`);
   if (record.worker)
     details.push(`On ${short(record.worker)}${workerCount > 1 ? `, one of ${workerCount} workers` : ""}.`);
   return status(step ? STEP_TITLES[step.name] : "Running", { icon: "running", details, since: record.time });
@@ -163,7 +164,8 @@ function describeEnd({ record, result }: Job, definition: Definition | null): St
   const outcome = record.outcome ?? outcomeOf(record, exit, run?.isTimedOut === true);
   const details: string[] = [];
   const code = exit === null ? [] : [`Exit code ${exit}${EXIT_CODES[exit] ? `: ${EXIT_CODES[exit]}` : ""}.`];
-  if (record.attempt > 1) details.push(`Attempt ${record.attempt}: ${lostOf(record)}.`);
+  const past = pastAttempts(record);
+  if (past.length) details.push(`Attempt ${past.length + 1}: ${lostOf(past)}.`);
   if (!result && ["succeeded", "failed", "out_of_memory", "timed_out", "error"].includes(outcome))
     details.push("Its result is not here.");
   switch (outcome) {
@@ -224,7 +226,7 @@ function describeEnd({ record, result }: Job, definition: Definition | null): St
       return status("Worker lost", {
         icon: "bad",
         tone: "bad",
-        details: [`Given up after ${times(record.attempt)}: the connection to its worker was lost.`],
+        details: [`Given up after ${times(past.length || record.attempt)}: the connection to its worker was lost.`],
       });
     default:
       return status("Finished", { details: [outcome, ...code, ...details], took });
@@ -245,16 +247,29 @@ function outcomeOf(record: JobRecord, exit: number | null, isTimedOut: boolean):
   return outcomes[record.finishedReason ?? ""] ?? "finished";
 }
 
+/**
+ * Attempts of this run that came to nothing, oldest first. The numbers of attempts are no help: they go on when a person
+ * runs the job anew.
+ */
+export function pastAttempts(record: JobRecord): NonNullable<JobRecord["attempts"]> {
+  return (record.attempts ?? []).filter(({ how }) => how === "lost" || how === "released");
+}
+
 /** `attempt 1 lost its worker`. */
-function lostOf(record: JobRecord): string {
-  const lost = (record.attempts ?? []).filter((each) => each.attempt < record.attempt && each.how === "lost");
-  if (!lost.length) return "it was tried again";
-  return `attempt ${lost.map((each) => each.attempt).join(" and ")} lost its worker`;
+function lostOf(past: ReturnType<typeof pastAttempts>): string {
+  const lost = past.flatMap(({ how }, at) => (how === "lost" ? [at + 1] : []));
+  return lost.length ? `attempt ${lost.join(" and ")} lost its worker` : "it was tried again";
 }
 
 const times = (count: number) => (count === 1 ? "one attempt" : `${count} attempts`);
 
-const short = (worker: string) => (worker.length > 16 ? `${worker.slice(0, 14)}…` : worker);
+/** Enough of a worker's name to tell it from others: of one that was made by chance the beginning will do. */
+const short = (worker: string) =>
+  /^[0-9a-f]{8}-[0-9a-f]{4}-/.test(worker)
+    ? worker.slice(0, 8)
+    : worker.length > 24
+      ? `${worker.slice(0, 22)}…`
+      : worker;
 
 const sentence = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 

@@ -30,8 +30,8 @@ export interface Watch {
   /** Jobs of the queue as a socket tells them. */
   tell(changed: ReadonlyMap<string, JobRecord>, whole: ReadonlyMap<string, JobRecord> | null): void;
   tellLines(frame: LogsFrame["payload"]): void;
-  /** Ask the server what is so now. */
-  lookAgain(): void;
+  /** Ask the server what is so now; `isThere` if it has just said that it knows the job. */
+  lookAgain(isThere?: boolean): void;
   /** The job was dropped here: nothing of it is shown, until somebody tells of a newer one. */
   forget(): void;
   dispose(): void;
@@ -132,12 +132,17 @@ export function watching(options: WatchOptions): Watch {
     }
   };
 
-  const look = async () => {
+  const look = async (isThere = record.peek() !== null): Promise<void> => {
     const { signal: stopped } = scope;
     const [at, queue, id] = [key.peek(), where.peek().queue, jobId.peek()];
     if (!id) return;
     const before = taken;
     try {
+      if (!isThere && !(await isKnown(client.peek(), queue, id, stopped))) {
+        if (stopped.aborted) return;
+        if (taken !== before) return look(); // somebody told of it meanwhile
+        return await unknown(at, stopped, before);
+      }
       const view = queue
         ? await client.peek().job(queue, id, { signal: stopped })
         : await anywhere(client.peek(), id, stopped);
@@ -154,11 +159,18 @@ export function watching(options: WatchOptions): Watch {
       }
       if (error.status === 404 || error.status === 410) {
         if (taken !== before) return look(); // somebody told of it meanwhile
-        await store.dropResult(at);
-        if (!stopped.aborted && taken === before) forget(gone);
+        return unknown(at, stopped, before);
       }
     }
     if (!stopped.aborted) known.value = at;
+  };
+
+  /** The server does not know the job. */
+  const unknown = async (at: string, stopped: AbortSignal, before: number) => {
+    await store.dropResult(at);
+    if (stopped.aborted) return;
+    if (taken === before) forget(gone);
+    known.value = at;
   };
 
   // --- another job is shown
@@ -356,7 +368,7 @@ export function watching(options: WatchOptions): Watch {
       phases.frame(frame.step, frame.logs);
       ticks.value++;
     },
-    lookAgain: () => void look(),
+    lookAgain: (isThere) => void look(isThere),
     forget: () => forget(record.peek()),
     dispose: () => {
       scope.abort();
@@ -387,6 +399,18 @@ interface View {
   definition: Definition | null;
   record: JobRecord | null;
   results?: Result;
+}
+
+/**
+ * Does the server know the job? Asked in a way that is answered with "nothing" and not with an error, because browsers
+ * write each error down where people look for faults of the page, and to ask for a job that is yet to be run is none.
+ */
+async function isKnown(client: Client, queue: string, jobId: string, signal: AbortSignal): Promise<boolean> {
+  const found = await Promise.all([
+    client.definition(jobId, { queue: queue || undefined, signal }),
+    queue ? client.result(queue, jobId, { signal }) : null, // a definition is kept for a shorter time
+  ]);
+  return found.some((each) => each !== null);
 }
 
 /** A job whose queue is not known: what any queue has of it. */

@@ -6,6 +6,7 @@ import { attempt } from "../actions.ts";
 import { Icon } from "../icons.tsx";
 import { Button } from "../kit.tsx";
 import type { Session } from "../model.ts";
+import { pastAttempts } from "../status.ts";
 import { showDuration, showElapsed, useNow } from "../time.ts";
 import { Confirm } from "./confirm.tsx";
 import { type Definitions, definitionsOf } from "./definitions.ts";
@@ -150,6 +151,7 @@ function Row({ row: { jobId, record }, session, definitions, open }: RowProps) {
   const isShown = session.job.value?.jobId === jobId;
   const name = what ? what.image : what === null ? "Its definition is gone" : "…";
   const namespaces = namespacesOf(record);
+  const past = pastAttempts(record).length;
   return (
     <li ref={place} class={`job-row ${isShown ? "is-shown" : ""}`} aria-current={isShown ? "true" : undefined}>
       <span class={`job-row-state tone-${words.tone}`}>
@@ -184,7 +186,7 @@ function Row({ row: { jobId, record }, session, definitions, open }: RowProps) {
         </span>
         <When time={record.queuedTime} before="queued " ages={isOnScreen.value} />
         {record.worker && <span title={`Worker ${record.worker}`}>on {shortId(record.worker)}</span>}
-        {record.attempt > 1 && <span>attempt {record.attempt}</span>}
+        {past > 0 && <span>attempt {past + 1}</span>}
         {namespaces && <span title="Namespace">for {namespaces}</span>}
         {record.tags?.length ? <span title="Tags">{record.tags.join(", ")}</span> : null}
       </span>

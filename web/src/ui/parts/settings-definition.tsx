@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
 import { Button, CopyButton, Field } from "../kit.tsx";
 import type { Session } from "../model.ts";
+import { saveBlob } from "../save.ts";
 import { editsOf } from "./edits.ts";
 import { FindingsList } from "./findings.tsx";
 import { readDefinition } from "./paste.ts";
@@ -98,21 +99,16 @@ function JsonGroup({ session }: { session: Session }) {
         {text && draft.value === null && (
           <>
             <CopyButton text={() => text} />
-            <Button icon="download" label="Download" onClick={() => download("definition.json", `${text}\n`)} />
+            <Button
+              icon="download"
+              label="Download"
+              onClick={() => saveBlob(new Blob([`${text}\n`]), "definition.json")}
+            />
           </>
         )}
       </div>
     </Group>
   );
-}
-
-function download(name: string, text: string): void {
-  const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  const link = document.createElement("a");
-  link.href = url;
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
 // --- declared pipes --------------------------------------------------------------------------------------------------

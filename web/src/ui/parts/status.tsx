@@ -34,15 +34,17 @@ export function Status({ session }: { session: Session }) {
   );
 }
 
-/** More than the header's line shows in a narrow page, in characters. */
+/** As much as the header's line shows in a page of usual width, and in the narrowest, in characters. */
 const LINE = 70;
+const SHORT_LINE = 16;
 
 /** The details of what did not go well, in full: shown where the header has no room for them. */
 export function Ending({ session }: { session: Session }) {
   const { tone, details } = describe(shownOf(session));
   const text = details.join(" ");
   const state = session.job.value?.record.state;
-  if (!text || state === "Queued" || state === "Running" || (tone !== "bad" && tone !== "warn")) return null;
+  const isOver = state !== "Queued" && state !== "Running";
+  if (text.length <= SHORT_LINE || !isOver || (tone !== "bad" && tone !== "warn")) return null;
   return <div class={`ending tone-${tone}${text.length > LINE ? " is-long" : ""}`}>{text}</div>;
 }
 

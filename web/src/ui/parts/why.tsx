@@ -2,6 +2,7 @@
 
 import { Icon } from "../icons.tsx";
 import type { Session } from "../model.ts";
+import { pastAttempts } from "../status.ts";
 import { showElapsed, useNow } from "../time.ts";
 import { countsOf } from "./queue-words.ts";
 import { whyWords } from "./why-words.ts";
@@ -14,7 +15,8 @@ export function Why({ session }: { session: Session }) {
   const isWaiting = why !== null && record?.state === "Queued";
   const now = useNow(isWaiting);
   if (!why || !isWaiting) return null;
-  const words = whyWords(why, countsOf(session.jobs.value).queued);
+  // The answer's own number of attempts goes on when a person runs the job anew.
+  const words = whyWords({ ...why, attempt: pastAttempts(record).length }, countsOf(session.jobs.value).queued);
   const last = words.advice.length - 1;
   return (
     <section class="why" aria-label="Why it waits">
