@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import uuid
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
 from playwright.sync_api import Locator, Page
 
 from processes import call
@@ -18,6 +20,7 @@ __all__ = [
     "button",
     "log",
     "open_panel",
+    "own_address",
     "panel",
     "parameter",
     "ran",
@@ -84,6 +87,22 @@ def open_panel(page: Page, opener: str) -> None:
         button(page, "More").click()
         shown = button(page.locator(".menu-list"), opener)
     shown.click()
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback: what is there, a browser without a network cannot reach.
+
+    Marks: skips the test where there is none.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; asks which address would be used
+            found = str(probe.getsockname()[0])
+        except OSError:
+            found = "127.0.0.1"
+    if found.startswith("127."):
+        pytest.skip("needs a network address other than loopback")
+    return found
 
 
 def parameter(page: Page, name: str) -> str:

@@ -187,14 +187,12 @@ function asPreview(file: OutputFile): PreviewFile {
 
 function Row({ row, onPreview }: { row: TreeFile<OutputFile>; onPreview: () => void }) {
   const file = asPreview(row.file);
+  const { label } = typeOf(file.name);
+  const facts = file.size === null ? label : `${label}, ${showBytes(file.size)}`;
   return (
     <li class="outputs-row" style={{ paddingLeft: `${row.depth * 20}px` }}>
-      <button type="button" class="outputs-name" onClick={onPreview} aria-label={`Look at ${file.name}`}>
-        <span class="mono outputs-label">{row.label}</span>
-        <span class="muted outputs-facts">
-          {typeOf(file.name).label}
-          {file.size !== null && `, ${showBytes(file.size)}`}
-        </span>
+      <button type="button" class="outputs-name" onClick={onPreview} aria-label={`Look at ${file.name} ${facts}`}>
+        <span class="mono outputs-label">{row.label}</span> <span class="muted outputs-facts">{facts}</span>
       </button>
       <span class="outputs-actions">
         {file.source && "url" in file.source && (
