@@ -89,12 +89,13 @@ async def _until_signalled(
     loop.set_exception_handler(_without_cancelled)
     if life is not None:
         loop.add_reader(life, stop.set)
+    failure: BaseException | None = None
     try:
         await serve(
             config, server=server, plugins=plugins, stop=stop, announce=announce, beside=beside, listener=listener
         )
     except* AsmanError as group:
-        raise _first(group) from None
+        failure = _first(group)  # raised below: what is raised in here some releases of Python put into a group again
     except* asyncio.CancelledError:
         if not stop.is_set():
             raise
@@ -103,6 +104,8 @@ async def _until_signalled(
             loop.remove_reader(life)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+    if failure is not None:
+        raise failure
 
 
 def _without_cancelled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
