@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import redis.asyncio as aioredis
 from hiredis import pack_command
@@ -57,14 +57,16 @@ def read_address(url: str) -> Address:
     """Errors: ConfigError, naming the part that cannot be read; the password never appears."""
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
-    split = urlsplit(f"x://{rest}")
-    query = dict(parse_qsl(split.query, keep_blank_values=True))
+    rest = rest.partition("#")[0]
+    whole, _, asked = rest.partition("?")
+    netloc, _, path = whole.partition("/")  # not urlsplit: newer ones refuse brackets that are not the only host
+    query = dict(parse_qsl(asked, keep_blank_values=True))
     prefix = query.pop("prefix", "asman")
     if not prefix or any(c in "{}" or not c.isprintable() for c in prefix):
         raise ConfigError(f"the prefix {clip(prefix)} of the Redis URL is empty or holds braces", hint="Use letters.")
     replicas = _whole("number of replicas", query.pop("replicas", "0"))
     if not kind:
-        plain = f"{base}://{rest.partition('?')[0]}" + (f"?{urlencode(query)}" if query else "")
+        plain = f"{base}://{whole}" + (f"?{urlencode(query)}" if query else "")
         return Address(kind="single", prefix=prefix, replicas=replicas, url=plain, options={})
     if kind not in ("sentinel", "cluster"):
         raise ConfigError(f"{clip(scheme)} is no way to reach Redis", hint="Use redis+sentinel:// or redis+cluster://.")
@@ -73,12 +75,12 @@ def read_address(url: str) -> Address:
         raise ConfigError(
             f"the Redis URL has the unknown parameter {clip(unknown[0])}", hint="There are prefix and replicas."
         )
-    login, _, places = split.netloc.rpartition("@")
+    login, _, places = netloc.rpartition("@")
     options: dict[str, Any] = {"ssl": True} if base == "rediss" else {}
     if login:
         user, _, password = login.partition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password) or None}
-    pieces = [piece for piece in split.path.split("/") if piece]
+    pieces = [piece for piece in path.split("/") if piece]
     hosts = tuple(_host(place, 26379 if kind == "sentinel" else 6379) for place in places.split(",") if place)
     if not hosts:
         raise ConfigError("the Redis URL names no host", hint=f"Write {base}+{kind}://host1,host2.")
