@@ -18,6 +18,7 @@ class Up:
 
     def __init__(self, docker_host: str, folder: Path, queue: str) -> None:
         port = _free_port()
+        self.docker_host = docker_host
         self._env = {**os.environ, "DOCKER_HOST": docker_host, "ASMAN_PORT": str(port)}
         self._folder = folder
         self.url, self.queue = f"http://localhost:{port}", queue
