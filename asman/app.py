@@ -18,7 +18,7 @@ from typing import Any, cast
 import pluggy
 from quart import Quart, Response, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import WebsocketMismatch
+from werkzeug.routing import PathConverter, WebsocketMismatch
 
 from asman import memory
 from asman.abc import JobStore, KeepsTime, KnowsListeners, SupportsSignedUrls, TellsDurability
@@ -63,6 +63,7 @@ def create_app(
     config = config or Config()
     app = Quart("asman", static_folder=None)
     app.url_map.merge_slashes = False
+    app.url_map.converters = {**app.url_map.converters, "path": _AnyPath}
     app.config["MAX_CONTENT_LENGTH"] = None  # each route has its own limit and reads its body itself
     app.config["BODY_TIMEOUT"] = None
     for blueprint in (health, page, blobs, jobs, stream, queues, scaling):
@@ -102,6 +103,12 @@ def _load(config: Config, plugins: Sequence[object], discover: bool) -> pluggy.P
     for plugin in (*made, *plugins):
         manager.register(plugin)
     return manager
+
+
+class _AnyPath(PathConverter):
+    """Names of files as jobs leave them: werkzeug's own does not match a newline, and would take one off the end."""
+
+    regex = r"[^/][\s\S]*"
 
 
 class _Starter:

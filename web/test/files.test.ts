@@ -7,6 +7,7 @@ import {
   landsAt,
   nameFault,
   showBytes,
+  shownName,
   tidyName,
   treeRows,
   typeOf,
@@ -160,5 +161,17 @@ describe("trees", () => {
   it("hides what a closed folder holds", () => {
     const rows = treeRows(files, new Set(["z"]));
     expect(rows.map((row) => row.name)).toEqual(["c", "c/1", "z", "a2.txt", "a10.txt", "b.txt"]);
+  });
+});
+
+describe("names as they are shown", () => {
+  it.each([
+    ["data/plot.png", "data/plot.png"],
+    ["Ä 文 🙂 'quoted' <b>", "Ä 文 🙂 'quoted' <b>"],
+    ["invoice\u202efdp.exe", "invoice\\u202efdp.exe"],
+    ["two\nlines", "two\\u000alines"],
+    ["\u2066a\u2069\u200b", "\\u2066a\\u2069\\u200b"],
+  ])("writes out what cannot be seen in %j", (name, shown) => {
+    expect(shownName(name)).toBe(shown);
   });
 });

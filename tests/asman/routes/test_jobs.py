@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -63,6 +64,17 @@ async def test_unknown_unfinished_and_expired_are_three_answers(served: InProces
     served.clock.advance(30 * DAY)
     for path in (f"/j/{job_id}", f"/q/{Q}/j/{job_id}", f"/j/{job_id}/result.json", f"/j/{job_id}/definition.json"):
         assert (await served.get(path, 410))["code"] == "expired"
+
+
+@pytest.mark.parametrize(
+    "name", ["two\nlines.txt", "ends in one\n", "\t \x7f", "a/\u2028/b", ".\\..\\c", "%2f..%0a", "d?e=1#f"]
+)
+async def test_a_file_of_any_name_is_had(served: InProcess, name: str) -> None:
+    job_id = await _done(served, outputs={name: {"type": "utf8", "value": "its text"}})
+    for path in (f"/j/{job_id}", f"/q/{Q}/j/{job_id}"):
+        answer = await served.client.get(f"{path}/outputs/{quote(name)}")
+        assert (answer.status_code, await answer.get_data(as_text=True)) == (200, "its text")
+        assert not set(answer.headers["content-disposition"]) & set("\r\n\t")
 
 
 async def test_a_lookup_through_another_queue_does_not_find_the_job(served: InProcess) -> None:

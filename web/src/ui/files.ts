@@ -86,6 +86,15 @@ export function freeName(wanted: string, taken: ReadonlySet<string>): string {
   return name;
 }
 
+/** Not seen, or seen elsewhere than they are: a name with them can look as if it ended in another extension. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
+/** A name as it is shown: what cannot be seen is written out. */
+export function shownName(name: string): string {
+  return name.replace(HIDDEN, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 export function utf8Bytes(text: string): number {
   let count = text.length;
   for (let at = 0; at < text.length; at++) {

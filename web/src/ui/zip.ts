@@ -10,6 +10,7 @@
  * One file that cannot be fetched fails the whole archive: an archive that silently lacks a file is worse than none.
  */
 
+import { shownName } from "./files.ts";
 import type { OutputFile } from "./model.ts";
 import { saveBlob } from "./save.ts";
 
@@ -70,7 +71,7 @@ export async function zipStream(
   async function* entries() {
     for (const [index, file] of files.entries()) {
       const fault = (why: string) => {
-        const error = new ZipFault(`${file.name} could not be fetched: ${why}`);
+        const error = new ZipFault(`${shownName(file.name)} could not be fetched: ${why}`);
         onFault?.(error);
         return error;
       };

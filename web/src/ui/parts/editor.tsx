@@ -8,7 +8,7 @@ import { useEffect, useId, useMemo, useRef } from "preact/hooks";
 import { perform } from "../actions.ts";
 import { Autosave } from "../autosave.ts";
 import type { TextEditor } from "../codemirror.ts";
-import { INLINE_ALL_BYTES, landsAt, showBytes, utf8Bytes } from "../files.ts";
+import { INLINE_ALL_BYTES, landsAt, showBytes, shownName, utf8Bytes } from "../files.ts";
 import { mayTakeFocus } from "../focus.ts";
 import { intakeOf } from "../intake.ts";
 import { Button, PanelFrame } from "../kit.tsx";
@@ -165,7 +165,7 @@ export function Editor({ session }: { session: Session }) {
                   intake.chosen.value = one;
                 }}
               >
-                {one}
+                {shownName(one)}
               </button>
             ))}
           </div>

@@ -3,7 +3,17 @@
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { isTextField } from "../drop.ts";
-import { freeName, INLINE_FILE_BYTES, inlineBytes, landsAt, nameFault, showBytes, tidyName, typeOf } from "../files.ts";
+import {
+  freeName,
+  INLINE_FILE_BYTES,
+  inlineBytes,
+  landsAt,
+  nameFault,
+  showBytes,
+  shownName,
+  tidyName,
+  typeOf,
+} from "../files.ts";
 import { Icon } from "../icons.tsx";
 import { type InputFile, type Intake, intakeOf, openInEditor, sourceOf, type Upload } from "../intake.ts";
 import { Button, Field, PanelFrame } from "../kit.tsx";
@@ -212,8 +222,8 @@ function Path({ path }: { path: string }) {
   const slash = path.lastIndexOf("/") + 1;
   return (
     <span class="inputs-path mono">
-      <span class="muted">{path.slice(0, slash)}</span>
-      {path.slice(slash)}
+      <span class="muted">{shownName(path.slice(0, slash))}</span>
+      {shownName(path.slice(slash))}
     </span>
   );
 }

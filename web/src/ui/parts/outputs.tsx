@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import { showBytes, showCount, type TreeFile, treeRows, typeOf } from "../files.ts";
+import { showBytes, showCount, shownName, type TreeFile, treeRows, typeOf } from "../files.ts";
 import { Icon } from "../icons.tsx";
 import { Button, CopyButton, PanelFrame } from "../kit.tsx";
 import type { Job, OutputFile, Session } from "../model.ts";
@@ -139,7 +139,7 @@ function Files({ files, job, session }: { files: readonly OutputFile[]; job: Job
                 }}
               >
                 <Icon name="expand" />
-                <span class="mono">{row.label}/</span>
+                <span class="mono">{shownName(row.label)}/</span>
                 <span class="muted outputs-facts">
                   {showCount(row.count, "file")}
                   {row.size !== null && `, ${showBytes(row.size)}`}
@@ -191,8 +191,13 @@ function Row({ row, onPreview }: { row: TreeFile<OutputFile>; onPreview: () => v
   const facts = file.size === null ? label : `${label}, ${showBytes(file.size)}`;
   return (
     <li class="outputs-row" style={{ paddingLeft: `${row.depth * 20}px` }}>
-      <button type="button" class="outputs-name" onClick={onPreview} aria-label={`Look at ${file.name} ${facts}`}>
-        <span class="mono outputs-label">{row.label}</span> <span class="muted outputs-facts">{facts}</span>
+      <button
+        type="button"
+        class="outputs-name"
+        onClick={onPreview}
+        aria-label={`Look at ${shownName(file.name)} ${facts}`}
+      >
+        <span class="mono outputs-label">{shownName(row.label)}</span> <span class="muted outputs-facts">{facts}</span>
       </button>
       <span class="outputs-actions">
         {file.source && "url" in file.source && (
@@ -201,7 +206,7 @@ function Row({ row, onPreview }: { row: TreeFile<OutputFile>; onPreview: () => v
             icon="link"
             iconOnly
             tone="plain"
-            label={`Copy the link to ${file.name}`}
+            label={`Copy the link to ${shownName(file.name)}`}
           />
         )}
         <Save file={file} iconOnly />
@@ -266,7 +271,7 @@ function Skipped({ job }: { job: Job | null }) {
       <ul>
         {skipped.slice(0, 50).map(({ name, reason }) => (
           <li key={name}>
-            <span class="mono">{name}</span>: {reason}
+            <span class="mono">{shownName(name)}</span>: {reason}
           </li>
         ))}
       </ul>

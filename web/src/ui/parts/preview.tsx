@@ -7,7 +7,7 @@
 import { useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect } from "preact/hooks";
-import { showBytes, typeOf } from "../files.ts";
+import { showBytes, shownName, typeOf } from "../files.ts";
 import { Icon } from "../icons.tsx";
 import type { Source } from "../intake.ts";
 import { Button, CopyButton, Dialog } from "../kit.tsx";
@@ -37,7 +37,7 @@ interface PreviewProps {
 
 export function Preview({ file, onPrevious, onNext, onClose }: PreviewProps) {
   return (
-    <Dialog title={file.name} onClose={onClose}>
+    <Dialog title={shownName(file.name)} onClose={onClose}>
       <div class="preview">
         <div class="preview-bar">
           <span class="muted">
@@ -64,7 +64,7 @@ export function Preview({ file, onPrevious, onNext, onClose }: PreviewProps) {
 export function Save({ file, iconOnly = false }: { file: PreviewFile; iconOnly?: boolean }) {
   const { source, name } = file;
   if (!source) return null;
-  const label = iconOnly ? `Download ${name}` : "Download";
+  const label = iconOnly ? `Download ${shownName(name)}` : "Download";
   if ("blob" in source)
     return (
       <Button
