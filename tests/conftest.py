@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from docker_engine import DockerEngine, what_is_missing
+from edge import Bundle, build_bundle
 from other_engines import ENGINES, why_not
 from postgres_server import PostgresServer, why_no_postgres
 from redis_server import RedisServer, redis_server
@@ -92,6 +93,12 @@ def aws(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> S3Server:
     """The store, with its credentials in the environment and none of this machine's own settings."""
     s3_server.as_environment(monkeypatch)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def edge_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle for Pyodide, built once for the whole run from this tree."""
+    return build_bundle(tmp_path_factory.mktemp("edge"))
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ def named_variables() -> Iterator[tuple[str, str]]:
 def asman_commands() -> Iterator[tuple[str, list[str]]]:
     """(file, words after "asman") for each command line of ours, up to where another program's begin."""
     for path in files():
+        if path.suffix == ".mjs":  # programs, which run no command of ours
+            continue
         text = re.sub(r"\\\n\s*", " ", path.read_text())
         if path.suffix == ".md":
             text = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
