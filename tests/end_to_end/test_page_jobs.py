@@ -123,7 +123,7 @@ def test_two_tabs_show_the_same(browser: Browser, up: Up) -> None:
 
 
 def _allowed(bar_ms: float) -> float:
-    """The bar itself where the machine is known to be quiet (``ASMAN_TEST_BARS=1``); elsewhere what a busy one needs."""
+    """The bar itself on a machine known to be quiet (``ASMAN_TEST_BARS=1``); elsewhere what a busy one needs."""
     return bar_ms if os.environ.get("ASMAN_TEST_BARS") == "1" else 5 * bar_ms
 
 

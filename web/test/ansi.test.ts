@@ -109,7 +109,7 @@ describe("what a terminal would show", () => {
     const text = "\r 99%|#########|".repeat(65_000);
     const start = performance.now();
     expect(plainText(text)).toBe(" 99%|#########|");
-    expect(performance.now() - start).toBeLessThan(200);
+    expect(performance.now() - start).toBeLessThan(2_000);
   });
 
   it("does not follow the cursor to the end of the world", () => {
@@ -131,7 +131,7 @@ describe("what a terminal would show", () => {
     const start = performance.now();
     plainText(text);
     styleAfter(text, PLAIN);
-    expect(performance.now() - start).toBeLessThan(500);
+    expect(performance.now() - start).toBeLessThan(5_000);
   });
 });
 

