@@ -1,13 +1,13 @@
 /** Takes what is dropped or pasted anywhere on the page, and says so while it is held over it. */
 
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { isHeldOver, watchDrops } from "../drop.ts";
 import { Icon } from "../icons.tsx";
 import type { Session } from "../model.ts";
 import "./drop-hint.css";
 
 export function DropHint({ session }: { session: Session }) {
-  useEffect(() => watchDrops(session), [session]);
+  useLayoutEffect(() => watchDrops(session), [session]);
   if (!isHeldOver.value) return null;
   return (
     <div class="drop-hint" role="status">

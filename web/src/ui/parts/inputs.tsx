@@ -1,7 +1,7 @@
 /** The files of the job: those of the link, those that were uploaded, and those that the host page sends. */
 
 import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { isTextField } from "../drop.ts";
 import {
   freeName,
@@ -30,7 +30,7 @@ export function Inputs({ session }: { session: Session }) {
   const folderChooser = useRef<HTMLInputElement>(null);
   const box = useRef<HTMLDivElement>(null);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     folderChooser.current?.setAttribute("webkitdirectory", "");
     // A text that is pasted while the panel is open becomes a file; files are taken by the whole page.
     const paste = (event: ClipboardEvent) => {
