@@ -174,11 +174,11 @@ class _Starter:
                 meters=meters,
             )
             server = self._config.server_id or f"asman-{services.random_id()[:8]}"
-            hours = Hours(notifier, services.recent, server=server, clock=clock)
+            hub = Hub(notifier, server=server, clock=clock)
+            hours = Hours(notifier, services.recent, server=server, is_alone=hub.is_alone, clock=clock)
             await hours.open()
             stack.push_async_callback(hours.close)
             self._stack = stack.pop_all()
-        hub = Hub(services.notifier, server=server, clock=services.clock)
         self._app.extensions["asman"] = services
         self._app.extensions["asman_hub"] = hub
         self._app.extensions["asman_hours"] = hours

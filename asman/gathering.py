@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asman.abc import Notifier
-from asman.memory import MemoryNotifier
 from asman.messages import decode_event, encode_event
 from asman.recent import Hour, Recent, merge, read_hour, write_hour
 
@@ -48,11 +47,15 @@ class _Question:
 
 
 class Hours:
-    """Shape: ``server`` names this one to the others; ``clock`` answers seconds since the epoch."""
+    """Shape: ``server`` names this one to the others, ``is_alone`` if there are none; ``clock`` answers seconds since
+    the epoch.
+    """
 
-    def __init__(self, notifier: Notifier, recent: Recent, *, server: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, notifier: Notifier, recent: Recent, *, server: str, is_alone: bool, clock: Callable[[], float]
+    ) -> None:
         self._notifier, self._recent, self._server, self._clock = notifier, recent, server, clock
-        self._is_alone = isinstance(notifier, MemoryNotifier)
+        self._is_alone = is_alone
         self._known: frozenset[str] = frozenset()
         self._questions: dict[str, _Question] = {}
         self._asked = 0

@@ -108,6 +108,8 @@ class Recent:
         if known is None:
             return Hour(since=self._since, minutes={})
         self._forget_old(known, now)
+        if not known.minutes:
+            del self._queues[queue]
         return Hour(since=known.since, minutes=dict(known.minutes))
 
     def _minute(self, name: str, now: float) -> Minute:

@@ -56,7 +56,7 @@ def counting(jobs: int) -> Recent:
 
 @asynccontextmanager
 async def server(notifier: Between, name: str, jobs: int) -> AsyncIterator[Hours]:
-    hours = Hours(notifier, counting(jobs), server=name, clock=lambda: NOW)
+    hours = Hours(notifier, counting(jobs), server=name, is_alone=False, clock=lambda: NOW)
     await hours.open()
     try:
         yield hours
@@ -97,7 +97,7 @@ async def test_a_server_alone_asks_nobody() -> None:
     async with MemoryNotifier() as notifier:
         heard: list[bytes] = []
         await notifier.subscribe("recent", heard.append)
-        hours = Hours(notifier, counting(3), server="a", clock=lambda: NOW)
+        hours = Hours(notifier, counting(3), server="a", is_alone=True, clock=lambda: NOW)
         await hours.open()
         jobs, servers, took = await submitted(hours)
         assert (jobs, servers) == (3, 1)

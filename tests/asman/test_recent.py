@@ -85,6 +85,14 @@ def test_queues_that_are_quiet_the_longest_make_room_and_say_so() -> None:
     assert recent.hour("b", NOW + 4).since == NOW, "nothing of it is missing"
 
 
+def test_a_quiet_queue_that_somebody_looked_at_leaves_nothing_behind() -> None:
+    recent = Recent(NOW)
+    for name in ("a", "b"):
+        recent.count(replace(NEW, queue=name), replace(QUEUED, queue=name), NOW)
+        assert recent.hour(name, NOW + 7_200) == Hour(since=NOW, minutes={})
+    assert not recent._queues  # looks inside: a name is no memory of what happened
+
+
 def test_one_queue_alone_keeps_its_hour_whatever_the_bound() -> None:
     recent = Recent(NOW, most_minutes=2)
     for minutes in range(10):
