@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,16 +12,10 @@ import pytest
 from asman.identity import known_id
 from asman.maintenance import sweep
 from in_process import InProcess, hello, skipping_time
+from server_sent import Event, read_event
 
 Q = "follow"
 NOBODY = "f" * 64
-
-
-@dataclass(frozen=True)
-class Event:
-    kind: str
-    event_id: str
-    data: Any
 
 
 class Reader:
@@ -42,10 +34,8 @@ class Reader:
                     self.buffer += await self.connection.receive()
             block, self.buffer = self.buffer.split(b"\n\n", 1)
             assert b"\r" not in block
-            lines = block.decode().split("\n")
-            members = dict(line.split(": ", 1) for line in lines if not line.startswith(":"))
-            if "data" in members:
-                return Event(members["event"], members["id"], json.loads(members["data"]))
+            if (event := read_event(block)) is not None:
+                return event
             self.comments += 1
 
     async def until(self, kind: str, within_s: float = 5.0) -> Event:

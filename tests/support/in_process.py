@@ -504,6 +504,15 @@ class Held:
         """Wait until a call waits here."""
         await asyncio.wait_for(self.came.wait(), WAIT_S)
 
+    async def cancel(self, caller: asyncio.Task[Any]) -> None:
+        """Cancel the caller while its call waits here, then let that go: the caller must end as one cancelled."""
+        await self.reached()
+        caller.cancel()
+        await asyncio.sleep(0)
+        self.let_go()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+
 
 async def turns(count: int = 50) -> None:
     """Let everything in this loop that waits for nothing outside of it happen: a closed connection ends its tasks."""

@@ -14,8 +14,9 @@ import aiohttp
 from quart.testing.connections import WebsocketDisconnectError
 
 from in_process import ECHO, OldWorker, Peer, Worker
+from server_sent import Event, read_event
 
-__all__ = ["Answer", "Event", "Reader", "Remote", "remote"]
+__all__ = ["Answer", "Reader", "Remote", "remote"]
 
 _WAIT_S = 15.0
 
@@ -33,13 +34,6 @@ class Answer:
         return json.loads(self.body)
 
 
-@dataclass(frozen=True)
-class Event:
-    kind: str
-    event_id: str
-    data: Any
-
-
 class Reader:
     """Reads server-sent events: an empty line ends one; comments are passed over."""
 
@@ -55,9 +49,8 @@ class Reader:
                     assert piece, "the stream ended"
                     self._buffer += piece
                 block, self._buffer = self._buffer.split(b"\n\n", 1)
-                members = dict(line.split(": ", 1) for line in block.decode().split("\n") if line[:1] != ":")
-                if "data" in members:
-                    return Event(members["event"], members["id"], json.loads(members["data"]))
+                if (event := read_event(block)) is not None:
+                    return event
 
     async def until(self, kind: str) -> Event:
         while (event := await self.next()).kind != kind:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from asman import operations as ops
 from asman.job import Job
 from core import QUEUE, Core, core
@@ -66,10 +64,5 @@ async def test_lines_that_are_being_kept_are_told_when_the_caller_is_cancelled()
         await c.services.notifier.subscribe(ops.topic(QUEUE), heard.append)
         held = Held(c.services.logs, "append_log", answered=True)
         caller = asyncio.create_task(ops.keep_lines(c.services, running, "Running", [["a line", 1]]))
-        await held.reached()
-        caller.cancel()
-        await asyncio.sleep(0)
-        held.let_go()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
+        await held.cancel(caller)
         assert [b"a line" in data for data in heard] == [True]

@@ -107,12 +107,7 @@ async def test_a_step_that_is_under_way_is_finished_and_told_when_its_caller_is_
         held = Held(getattr(c.services, service), method, answered=True)
         event = Released(at=c.clock(), worker="w1", attempt=1)
         caller = asyncio.create_task(ops.step(c.services, QUEUE, job.job_id, event))
-        await held.reached()
-        caller.cancel()
-        await asyncio.sleep(0)
-        held.let_go()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
+        await held.cancel(caller)
         now = await c.load(job)
         assert now is not None
         assert (now.state, seen[-1]) == (State.QUEUED, State.QUEUED)

@@ -174,12 +174,7 @@ async def test_a_submit_that_was_begun_is_carried_through_when_its_caller_is_can
         older = await c.submit(definition("older"), control={"namespace": "n"})
         held = Held(c.services.jobs, "save", answered=True)
         caller = asyncio.create_task(c.submit(definition("newer"), control={"namespace": "n"}))
-        await held.reached()
-        caller.cancel()
-        await asyncio.sleep(0)
-        held.let_go()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
+        await held.cancel(caller)
         gone = await c.load(older)
         assert gone is not None
         assert (gone.state, gone.outcome) == (State.FINISHED, Outcome.REPLACED)
@@ -192,12 +187,7 @@ async def test_a_copy_that_was_begun_is_carried_through_when_its_caller_is_cance
         done = await c.run(await c.submit())
         held = Held(c.services.jobs, "save", answered=True)
         caller = asyncio.create_task(ops.copy(c.services, done.job_id, "another-queue", {"namespace": "n"}))
-        await held.reached()
-        caller.cancel()
-        await asyncio.sleep(0)
-        held.let_go()
-        with pytest.raises(asyncio.CancelledError):
-            await caller
+        await held.cancel(caller)
         copied = await c.services.jobs.load("another-queue", done.job_id)
         assert copied is not None
         assert copied.has_result
