@@ -65,11 +65,18 @@ export function CopyButton({ text, label = "Copy", ...rest }: { text: () => stri
   );
 }
 
+/** What ties a control to its label and to what is said below it. */
+export interface FieldIds {
+  id: string;
+  "aria-describedby": string | undefined;
+  "aria-invalid": boolean;
+}
+
 interface FieldProps {
   label: ComponentChildren;
   hint?: ComponentChildren;
   fault?: string | undefined;
-  children: (ids: { id: string; "aria-describedby": string | undefined; "aria-invalid": boolean }) => ComponentChildren;
+  children: (ids: FieldIds) => ComponentChildren;
 }
 
 /** A label, its control, and below it what is wrong or what is meant. */

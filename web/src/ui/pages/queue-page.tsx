@@ -14,6 +14,7 @@ import { isOpenQueue, maskQueue } from "../parts/footer.tsx";
 import { JobList } from "../parts/job-list.tsx";
 import { HealthLine } from "../parts/queue.tsx";
 import { countsOf, type JobFilter } from "../parts/queue-words.ts";
+import { Reveal } from "../parts/reveal.tsx";
 import { When } from "../parts/when.tsx";
 import { WorkerList } from "../parts/worker-list.tsx";
 import "./queue-page.css";
@@ -86,18 +87,7 @@ function Head({ session, hash }: { session: Session; hash: string }) {
       <h1>
         Queue <span class="mono">{isSecret && !isShown.value ? maskQueue(queue) : queue}</span>
       </h1>
-      {isSecret && (
-        <Button
-          icon="eye"
-          iconOnly
-          tone="plain"
-          label={isShown.value ? "Hide the queue's name" : "Show the queue's name"}
-          aria-pressed={isShown.value}
-          onClick={() => {
-            isShown.value = !isShown.value;
-          }}
-        />
-      )}
+      {isSecret && <Reveal isShown={isShown} />}
       <span class="queue-page-space" />
       {(connection === "reconnecting" || connection === "offline") && (
         <span class="tone-warn queue-page-connection" role="status">

@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import { Icon } from "../icons.tsx";
 import { Button } from "../kit.tsx";
 import type { Connection, Session } from "../model.ts";
+import { Reveal } from "./reveal.tsx";
 
 const CONNECTIONS: Record<Connection, { text: string; isBad: boolean }> = {
   none: { text: "", isBad: false },
@@ -115,16 +116,7 @@ function QueueName({ session }: { session: Session }) {
       />
       {queue && !isOpenQueue(queue) && (
         <span class="footer-wide">
-          <Button
-            icon="eye"
-            iconOnly
-            tone="plain"
-            label={isShown.value ? "Hide the queue's name" : "Show the queue's name"}
-            aria-pressed={isShown.value}
-            onClick={() => {
-              isShown.value = !isShown.value;
-            }}
-          />
+          <Reveal isShown={isShown} />
         </span>
       )}
     </span>

@@ -1,6 +1,7 @@
 /** The files of the job: those of the link, those that were uploaded, and those that the host page sends. */
 
-import { useComputed, useSignal } from "@preact/signals";
+import { type Signal, useComputed, useSignal } from "@preact/signals";
+import type { RefObject } from "preact";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { isTextField } from "../drop.ts";
 import {
@@ -16,7 +17,7 @@ import {
 } from "../files.ts";
 import { Icon } from "../icons.tsx";
 import { type InputFile, type Intake, intakeOf, openInEditor, sourceOf, type Upload } from "../intake.ts";
-import { Button, Field, PanelFrame } from "../kit.tsx";
+import { Button, Field, type FieldIds, PanelFrame } from "../kit.tsx";
 import type { Session } from "../model.ts";
 import { Preview, type PreviewFile, Save } from "./preview.tsx";
 import "./inputs.css";
@@ -153,6 +154,38 @@ export function Inputs({ session }: { session: Session }) {
   );
 }
 
+interface NameInputProps {
+  ids: FieldIds;
+  input: RefObject<HTMLInputElement | null>;
+  name: Signal<string>;
+  placeholder?: string;
+  onEscape: () => void;
+}
+
+/** Where the name of a file is typed. Escape gives up the name, and not the panel around it. */
+function NameInput({ ids, input, name, onEscape, ...more }: NameInputProps) {
+  return (
+    <input
+      {...ids}
+      {...more}
+      ref={input}
+      type="text"
+      class="mono"
+      autocomplete="off"
+      spellcheck={false}
+      value={name.value}
+      onInput={(event) => {
+        name.value = event.currentTarget.value;
+      }}
+      onKeyDown={(event) => {
+        if (event.key !== "Escape") return;
+        event.stopPropagation();
+        onEscape();
+      }}
+    />
+  );
+}
+
 function NewFile({ intake, onDone }: { intake: Intake; onDone: (name: string | null) => void }) {
   const name = useSignal("");
   const isTried = useSignal(false);
@@ -180,24 +213,7 @@ function NewFile({ intake, onDone }: { intake: Intake; onDone: (name: string | n
         fault={fault.value ?? undefined}
       >
         {(ids) => (
-          <input
-            {...ids}
-            ref={input}
-            type="text"
-            class="mono"
-            placeholder="script.py"
-            autocomplete="off"
-            spellcheck={false}
-            value={name.value}
-            onInput={(event) => {
-              name.value = event.currentTarget.value;
-            }}
-            onKeyDown={(event) => {
-              if (event.key !== "Escape") return;
-              event.stopPropagation();
-              onDone(null);
-            }}
-          />
+          <NameInput ids={ids} input={input} name={name} placeholder="script.py" onEscape={() => onDone(null)} />
         )}
       </Field>
       <span class="inputs-new-buttons">
@@ -303,25 +319,7 @@ function Rename({ intake, file, onDone }: { intake: Intake; file: InputFile; onD
       }}
     >
       <Field label={`New name of ${file.name}`} fault={fault.value ?? undefined}>
-        {(ids) => (
-          <input
-            {...ids}
-            ref={input}
-            type="text"
-            class="mono"
-            autocomplete="off"
-            spellcheck={false}
-            value={name.value}
-            onInput={(event) => {
-              name.value = event.currentTarget.value;
-            }}
-            onKeyDown={(event) => {
-              if (event.key !== "Escape") return;
-              event.stopPropagation();
-              onDone();
-            }}
-          />
-        )}
+        {(ids) => <NameInput ids={ids} input={input} name={name} onEscape={onDone} />}
       </Field>
       <span class="inputs-new-buttons">
         <Button type="submit" tone="primary" label="Rename" />
