@@ -298,6 +298,25 @@ def test_the_keys_do_what_the_help_says(browser: Browser, up: Up) -> None:
         visit.assert_clean()
 
 
+def test_a_key_right_after_the_help_closed_opens_its_panel(browser: Browser, up: Up) -> None:
+    """The browser tells that a dialog closed a moment after it did: a quick key must not be undone by that."""
+    with browser.visit(link(up.url, job=shell("true"), queue=up.queue)) as visit:
+        page = visit.page
+        expect(button(page, "Run")).to_be_enabled()
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_contain_text("Run, re-run, or save and run")
+        page.evaluate(
+            """() => {
+              document.querySelector("dialog").close();
+              document.dispatchEvent(new KeyboardEvent("keydown", { key: "s", bubbles: true }));
+            }"""
+        )
+        expect(panel(page, "Settings")).to_be_visible()
+        page.wait_for_timeout(100)  # the dialog's own event has come by now
+        expect(panel(page, "Settings")).to_be_visible()
+        visit.assert_clean()
+
+
 def test_the_page_is_gone_through_by_the_tab_key(browser: Browser, up: Up) -> None:
     """From the start to the end and out again: nothing holds the focus, and what has it can be seen."""
     with browser.visit(link(up.url, job=shell("true"), queue=up.queue)) as visit:

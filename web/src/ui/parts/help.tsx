@@ -10,7 +10,8 @@ export function Help({ session }: { session: Session }) {
     <Dialog
       title="Help"
       onClose={() => {
-        session.panel.value = null;
+        // The browser tells a moment later that it closed: by then a key may have opened another panel.
+        if (session.panel.peek() === "help") session.panel.value = null;
       }}
     >
       <div class="help">
