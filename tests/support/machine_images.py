@@ -50,11 +50,11 @@ def import_image(engine: DockerEngine, name: str, tree: bytes, *changes: str) ->
     assert (status, b'"error"' in answer) == (200, False), answer
 
 
-def import_python(engine: DockerEngine, wheels: Path) -> str:
-    """This machine's Python with pip, as the base of other images; its name."""
-    (pip,) = wheels.glob("pip-*.whl")
-    import_image(engine, PYTHON, _python_tree(pip), "ENV PATH=/usr/bin:/bin")
-    return PYTHON
+def import_python(engine: DockerEngine, wheels: Path | None = None, name: str = PYTHON) -> str:
+    """This machine's Python, with the pip among the wheels, under this name; the name."""
+    pip = next(wheels.glob("pip-*.whl")) if wheels else None
+    import_image(engine, name, _python_tree(pip), "ENV PATH=/usr/bin:/bin")
+    return name
 
 
 def import_program(
@@ -105,8 +105,8 @@ def _libraries(programs: list[Path]) -> set[Path]:
 _LEFT_OUT = {"test", "__pycache__", "site-packages", "dist-packages", "idlelib", "tkinter", "lib2to3", "ensurepip"}
 
 
-def _python_tree(pip: Path) -> bytes:
-    """A root file system as a tar: this machine's Python with pip, the libraries they need, busybox."""
+def _python_tree(pip: Path | None) -> bytes:
+    """A root file system as a tar: this machine's Python, pip if there is one, the libraries they need, busybox."""
     program, library = Path(os.path.realpath(sys.executable)), Path(sysconfig.get_path("stdlib"))
     modules = [path for path in library.rglob("*.so") if "site-packages" not in path.parts]
     out = io.BytesIO()
@@ -121,10 +121,15 @@ def _python_tree(pip: Path) -> bytes:
         _base(tar, [program, *modules])
         for name in ("python", "python3"):
             _link(tar, f"usr/bin/{name}", str(program))
-        with zipfile.ZipFile(pip) as archive:
-            for name in archive.namelist():
-                _file(tar, f"{_packages(program)}/{name}".lstrip("/"), archive.read(name))
+        if pip is not None:
+            _unpack(tar, pip, into=_packages(program))
     return out.getvalue()
+
+
+def _unpack(tar: tarfile.TarFile, wheel: Path, *, into: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            _file(tar, f"{into}/{name}".lstrip("/"), archive.read(name))
 
 
 def _packages(program: Path) -> str:
