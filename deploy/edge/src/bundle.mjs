@@ -2,16 +2,21 @@
 
 const BUNDLE = "/asman-bundle.zip";
 
-/**
- * The Python half's `Host`, not yet started.
- *
- * loadPyodide: of the `pyodide` package; options are passed on to it.
- * bundle: the bytes that the build made. settings: `{flags, environ}` as asman's load_config takes them.
- */
-export async function openBundle({ loadPyodide, bundle, settings, options = {} }) {
+/** Python with the bundle on its path. loadPyodide: of the `pyodide` package; options are passed on to it. */
+export async function openPython({ loadPyodide, bundle, options = {} }) {
   const python = await loadPyodide(options);
   python.FS.writeFile(BUNDLE, bundle);
   python.runPython(`import sys; sys.path.insert(0, ${JSON.stringify(BUNDLE)})`);
+  return python;
+}
+
+/**
+ * The Python half's `Host`, not yet started.
+ *
+ * bundle: the bytes that the build made. settings: `{flags, environ}` as asman's load_config takes them.
+ */
+export async function openBundle({ settings, ...given }) {
+  const python = await openPython(given);
   const begin = python.pyimport("asman_edge.host").begin;
   try {
     return { python, host: begin(JSON.stringify(settings)) };
