@@ -34,6 +34,9 @@ WITHOUT_A_TEST = {
 """Modules without a test file of their own."""
 
 TESTED_IN: dict[str, str] = {
+    "backends/asman_cloudflare/r2_bucket.py": "backends/test_cloudflare_blobs.py",
+    "backends/asman_cloudflare/r2_reading.py": "backends/test_cloudflare_blobs.py",
+    "backends/asman_cloudflare/r2_upload.py": "backends/test_cloudflare_blobs.py",
     "plugins/asman_metrics/families.py": "plugins/test_metrics_server.py",
 }
 """Modules whose tests stand in a file of another name, which imports them."""

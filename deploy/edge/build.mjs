@@ -22,7 +22,12 @@ const { values: flags } = parseArgs({
 });
 
 /** Packages of this tree, and what is left out of them: what is for machines with processes, sockets or terminals. */
-const OURS = [join(ROOT, "asman"), join(ROOT, "plugins", "asman_ttl"), join(HERE, "asman_edge")];
+const OURS = [
+  join(ROOT, "asman"),
+  join(ROOT, "backends", "asman_cloudflare"),
+  join(ROOT, "plugins", "asman_ttl"),
+  join(HERE, "asman_edge"),
+];
 const LEFT_OUT = /^asman\/(__main__|client|prefork|serve|cli\/.*|testing\/.*)(\.py|$)/;
 
 /** pip's words for "wheels that Python 3.14 takes": the pure ones, and the one that has a part in C beside its Python. */

@@ -84,7 +84,8 @@ def test_entry_points_name_modules_and_functions_that_exist(wheel: zipfile.ZipFi
 def test_every_plugin_package_has_an_entry_point() -> None:
     named = set(PROJECT["project"]["entry-points"]["asman"].values())
     packages = {package.name for package in PACKAGES} - {"asman"}
-    assert packages - named <= {"asman_worker"}
+    given_by_their_host = {"asman_cloudflare"}  # its hooks hold bindings, which no entry point has
+    assert packages - named <= {"asman_worker"} | given_by_their_host
     assert named <= packages
 
 

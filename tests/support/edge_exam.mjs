@@ -1,6 +1,6 @@
 // The kits inside the runtime: a Worker whose Durable Object runs pytest in Pyodide, and who starts it.
 //
-//   node edge_exam.mjs --edge DIR --bundle FILE --kits FILE --inside FILE URL...
+//   node edge_exam.mjs --edge DIR --bundle FILE --kits FILE --inside FILE URL-OR-TEST-FILE...
 //
 // Prints one line of JSON: {URL: [[test, outcome], ...]}. The kits wait for the end of their coroutines, so Python must
 // be able to suspend itself (JSPI). workerd has that, but Pyodide asks first whether it may compile wasm, which no
@@ -51,7 +51,8 @@ export class Room extends DurableObject {
         python.FS.writeFile("/kits.zip", new Uint8Array(kits));
         python.runPython(inside);
       }
-      const [url, only] = await request.json();
+      const [url, only, text] = await request.json();
+      if (text) return new Response(await python.globals.get("own")(text, only, this.env, this.ctx));
       return new Response(await python.globals.get("exam")(url, only, this.env, this.ctx, "exam"));
     } catch (error) {
       return new Response(String(error.stack ?? error).slice(-4000), { status: 500 });
@@ -93,7 +94,8 @@ const runtime = workerdOf({
 try {
   const outcomes = {};
   for (const [n, url] of urls.entries()) {
-    const body = JSON.stringify([url, flags.only]);
+    const text = url.endsWith(".py") ? readFileSync(url, "utf8") : "";
+    const body = JSON.stringify([url, flags.only, text]);
     const asked = await runtime.dispatchFetch(`http://room-${n}/`, { method: "POST", body });
     if (!asked.ok) throw new Error(`${url}: ${await asked.text()}`);
     outcomes[url] = await asked.json();

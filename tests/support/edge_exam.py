@@ -61,7 +61,11 @@ def _pure_wheel(folder: Path) -> Path:
 def examined_inside(
     bundle: Bundle, kits: Path, urls: Sequence[str], only: str = ""
 ) -> dict[str, list[tuple[str, str]]]:
-    """What ``check_backend`` says of each URL there. Shape: {URL: [(test, outcome), ...]}."""
+    """What ``check_backend`` says of each URL there, and pytest of each test file.
+
+    Shape:  {URL: [(test, outcome), ...]}. A test file is a path that ends with ``.py``; its coroutines get the bindings
+            as the fixtures ``env`` and ``state``.
+    """
     options = {"edge": EDGE, "bundle": bundle.file, "kits": kits, "inside": HERE / "edge_exam_inside.py", "only": only}
     command = ["node", str(HERE / "edge_exam.mjs"), *(f"--{name}={value}" for name, value in options.items()), *urls]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_EXAM_S, check=False)

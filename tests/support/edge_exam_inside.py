@@ -13,6 +13,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from pyodide.ffi import run_sync  # type: ignore[import-not-found]
@@ -64,6 +65,52 @@ class _Suspends:
 
 _main = pytest.main
 pytest.main = lambda args, plugins: _main(args, plugins=[*plugins, _Suspends()])  # type: ignore[assignment]
+
+
+class _Recorder:
+    """Gives the tests the bindings, as the fixture ``env``, and takes their outcomes."""
+
+    def __init__(self, env: Any, state: Any) -> None:
+        self._env, self._state = env, state
+        self.outcomes: list[tuple[str, str]] = []
+
+    @pytest.fixture
+    def env(self) -> Any:
+        return self._env
+
+    @pytest.fixture
+    def state(self) -> Any:
+        return self._state
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            self.outcomes.append((report.nodeid.rpartition("::")[2], _said(report)))
+
+
+def _said(report: pytest.TestReport) -> str:
+    if report.passed:
+        return "passed"
+    return f"{report.outcome}: {report.longreprtext[-2000:]}"
+
+
+def _written(text: str) -> Path:
+    """A folder with this one test file."""
+    folder = Path("/own")
+    folder.mkdir(exist_ok=True)
+    (folder / "test_own.py").write_text(text)
+    sys.modules.pop("test_own", None)
+    return folder
+
+
+async def own(text: str, only: str, env: Any, state: Any) -> str:
+    """JSON of the outcomes of a test file, whose coroutines run on the bindings of this object."""
+    folder = _written(text)
+    recorder = _Recorder(env, state)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:logging", "--tb=short", "--capture=no", "-k", only]
+    ended = pytest.main([str(folder), *options], plugins=[recorder])
+    if not recorder.outcomes:
+        recorder.outcomes.append(("collection", f"failed: pytest ended with {ended}"))
+    return json.dumps(recorder.outcomes)
 
 
 async def exam(url: str, only: str, env: Any, state: Any, queue: str) -> str:
