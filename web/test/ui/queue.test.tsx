@@ -1,6 +1,7 @@
 // @vitest-environment happy-dom
 import { render } from "preact";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { Assembled } from "../../src/ui/model.ts";
 import { QueuePage } from "../../src/ui/pages/queue-page.tsx";
 import { History } from "../../src/ui/parts/history.tsx";
 import { Queue } from "../../src/ui/parts/queue.tsx";
@@ -222,6 +223,17 @@ describe("why it waits", () => {
     session.job.value = null;
     await settle();
     expect(root.textContent).toBe("");
+  });
+
+  test("the command starts a worker that fits the job", () => {
+    const session = fakeSession({ scene: "queued-no-fit" });
+    const { definition } = session.assembled.value as Assembled;
+    const asked = { ...definition, requirements: { gpus: 2, memory: "64g" }, tags: ["a100"] };
+    session.assembled.value = { ...(session.assembled.value as Assembled), definition: asked };
+    render(<Why session={session} />, root);
+    const needed = "--memory 64g --gpus 2 --tags a100";
+    expect(texts(".worker-start pre")[0]).toBe(`asman worker public1 --server ${location.origin} ${needed}`);
+    expect(texts(".worker-start pre")[1]).toContain(needed);
   });
 });
 

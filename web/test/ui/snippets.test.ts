@@ -238,5 +238,21 @@ it("a worker is started for the queue, near or far", () => {
   expect(shell(far.docker, "docker").argv.slice(-4)).toEqual(["asman-worker", "q", "--server", "https://h.example"]);
   expect(far.docker).not.toContain("--network");
   expect(workerCommands("http://localhost:8000", "q").docker).toContain("--network host");
-  expect(workerCommands("http://localhost:8000", "local", true).plain).toBe("asman up");
+  expect(workerCommands("http://localhost:8000", "local", { lacksServer: true }).plain).toBe("asman up");
+});
+
+it("a worker is started with what a job needs of it", () => {
+  const options = ["--gpus", "2", "--tags", "a100,x y"];
+  const { plain, docker } = workerCommands("https://h.example", "q", { options });
+  expect(shell(plain, "asman").argv).toEqual(["worker", "q", "--server", "https://h.example", ...options]);
+  expect(shell(docker, "docker").argv.slice(-8)).toEqual([
+    "asman-worker",
+    "q",
+    "--server",
+    "https://h.example",
+    ...options,
+  ]);
+  expect(docker).toContain("  --gpus all \\\n"); // before the image: the container sees them
+  const up = workerCommands("http://localhost:8000", "local", { lacksServer: true, options: ["--tags", "a"] });
+  expect(up.plain).toBe("asman up -- --tags a");
 });

@@ -102,20 +102,26 @@ for (const { name, url } of await client.outputs(queue, jobId)) console.log(name
 }
 
 /**
- * How a worker of this queue is started: on a machine with asman, and as a container. Where a local server is wanted and
- * there is none (`lacksServer`), both are started at once.
+ * How a worker of this queue is started: on a machine with asman, and as a container. `options` are what a job needs of
+ * it. Where a local server is wanted and there is none (`lacksServer`), both are started at once.
  */
-export function workerCommands(server: string, queue: string, lacksServer = false): { plain: string; docker: string } {
+export function workerCommands(
+  server: string,
+  queue: string,
+  { options = [], lacksServer = false }: { options?: readonly string[]; lacksServer?: boolean } = {},
+): { plain: string; docker: string } {
   const isNear = /^https?:\/\/(localhost|127\.0\.0\.1|\[::1\])(:|\/|$)/.test(server);
-  const words = [queue, "--server", server];
+  const words = [queue, "--server", server, ...options];
   const docker = [
     "docker run -d --name asman-worker --restart unless-stopped \\",
     "  -v /var/run/docker.sock:/var/run/docker.sock \\",
     "  -v /var/lib/asman-worker:/var/lib/asman-worker \\",
     ...(isNear ? ["  --network host \\"] : []),
+    ...(options.includes("--gpus") ? ["  --gpus all \\"] : []), // by which it finds them
     `  asman-worker ${shellLine(words)}`,
   ];
-  return { plain: lacksServer ? "asman up" : shellLine(["asman", "worker", ...words]), docker: docker.join("\n") };
+  const up = ["asman", "up", ...(options.length > 0 ? ["--", ...options] : [])];
+  return { plain: shellLine(lacksServer ? up : ["asman", "worker", ...words]), docker: docker.join("\n") };
 }
 
 // --- what is told to the reader --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import type { Definition, Session } from "../model.ts";
 import { editsOf } from "./edits.ts";
 import { EXAMPLES, type Example, hashOf } from "./examples.ts";
 import { FindingsList } from "./findings.tsx";
+import { needsHere, workerOptions } from "./needs.ts";
 import { type Pasted, readPasted } from "./paste.ts";
 import { isPublicQueue, newQueueName, queueFault, queuePlace, queueText } from "./queue-name.ts";
 import { takeDefinition } from "./settings-state.ts";
@@ -322,7 +323,9 @@ function QueueBox({ session }: { session: Session }) {
     if (!typed || !queueFault(typed, location.origin)) draft.value = null;
   };
   const lacksServer = place.isLocal && session.connection.value !== "connected";
-  const worker = queue ? workerCommands(place.server, place.name, lacksServer) : null;
+  const worker = queue
+    ? workerCommands(place.server, place.name, { lacksServer, options: workerOptions(needsHere(session)) })
+    : null;
   return (
     <section aria-labelledby="start-queue">
       <h2 id="start-queue">The queue</h2>

@@ -1,9 +1,10 @@
-/** The command that starts a worker of this queue, ready to copy. */
+/** The command that starts a worker of this queue, one that fits the job, ready to copy. */
 
 import { useSignal } from "@preact/signals";
 import { Button, CopyButton } from "../kit.tsx";
 import type { Session } from "../model.ts";
 import { isOpenQueue, maskQueue } from "./footer.tsx";
+import { needsHere, workerOptions } from "./needs.ts";
 import { workerCommands } from "./snippets.ts";
 import "./worker-start.css";
 
@@ -14,7 +15,7 @@ export function WorkerStart({ session }: { session: Session }) {
   if (!queue) return null;
   const lacksServer = session.isLocal.value && queue === "local" && session.connection.value !== "connected";
   const server = session.client.value.server || location.origin;
-  const { plain, docker } = workerCommands(server, queue, lacksServer);
+  const { plain, docker } = workerCommands(server, queue, { lacksServer, options: workerOptions(needsHere(session)) });
   const isSecret = !isOpenQueue(queue);
   const hide = (text: string) => (isSecret && !isShown.value ? text.replaceAll(queue, maskQueue(queue)) : text);
   return (
