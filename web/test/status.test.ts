@@ -42,6 +42,7 @@ group("what the header says", () => {
     ["waits-for-connection", "warn", "Waits for the connection | It is sent once, when the connection is back."],
     ["queued", "plain", "Queued | 3 before it."],
     ["queued-no-worker", "warn", "Queued | No worker is connected to this queue."],
+    ["queued-no-fit", "warn", "Queued | No worker fits it."],
     ["requeued", "warn", "Queued again | Attempt 1 was lost with its worker; it is tried again. It is next."],
     ["building", "plain", "Building the image | On worker-a1b2c3, one of 2 workers."],
     ["running", "plain", "Running | On worker-a1b2c3, one of 2 workers."],

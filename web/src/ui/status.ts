@@ -29,6 +29,8 @@ export interface Shown {
   /** Jobs before it in the queue; null if that is not known. */
   position: number | null;
   workerCount: number;
+  /** There are workers, and none would take it. */
+  fitsNobody: boolean;
   connection: Connection;
   /** Large inputs on their way to the server. */
   uploads: ReadonlyMap<string, { sent: number; size: number }>;
@@ -129,9 +131,10 @@ function describeNoJob({ assembled, queue, uploads }: Shown): Status {
   return status("Ready to run", { details: [image || "The image is built first."] });
 }
 
-function describeQueued(record: JobRecord, { position, workerCount }: Shown): Status {
+function describeQueued(record: JobRecord, { position, workerCount, fitsNobody }: Shown): Status {
   const details: string[] = [];
   if (workerCount === 0) details.push("No worker is connected to this queue.");
+  else if (fitsNobody) details.push(workerCount === 1 ? "The worker does not fit." : "No worker fits it.");
   else if (position !== null) details.push(position === 0 ? "It is next." : `${position} before it.`);
   const past = pastAttempts(record);
   const isAgain = past.length > 0;
@@ -141,7 +144,7 @@ function describeQueued(record: JobRecord, { position, workerCount }: Shown): St
   }
   return status(isAgain ? "Queued again" : "Queued", {
     icon: "wait",
-    tone: isAgain || workerCount === 0 ? "warn" : "plain",
+    tone: isAgain || workerCount === 0 || fitsNobody ? "warn" : "plain",
     details,
     since: isAgain ? record.time : record.queuedTime,
   });
@@ -404,6 +407,7 @@ function hasEnded({ record }: Job): boolean {
 
 /** What the header is made of, read from the session. */
 export function shownOf(session: Session): Shown {
+  const held = session.why.value?.workers ?? [];
   return {
     job: session.job.value,
     assembled: session.assembled.value,
@@ -412,6 +416,7 @@ export function shownOf(session: Session): Shown {
     unsaved: session.unsaved.value,
     position: session.why.value?.position ?? null,
     workerCount: session.workers.value.length,
+    fitsNobody: held.length > 0 && held.every(({ fits }) => !fits),
     connection: session.connection.value,
     uploads: session.uploads.value,
   };

@@ -1,7 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { JobRecord, WorkerRecord } from "../../src/contract.ts";
 import {
-  bytesOf,
   endWords,
   healthOf,
   type JobFilter,
@@ -149,24 +148,14 @@ describe("workers", () => {
       { id: "mute", shares: [{ name: "CPUs", total: null, text: "0 in use" }], since: null },
     ]);
   });
-
-  test.each<[unknown, number]>([
-    ["512", 512],
-    ["64m", 64 << 20],
-    ["1.5GiB", 1.5 * GiB],
-    ["2 GB", 2 * GiB],
-    [1_024, 1_024],
-    [undefined, 0],
-    ["much", 0],
-  ])("%j in bytes", (text, bytes) => {
-    expect(bytesOf(text)).toBe(bytes);
-  });
 });
 
 describe("the queue in one sentence", () => {
   const one = [{ id: "a" }] as WorkerRecord[];
   const two = [{ id: "worker-a1b2c3" }, { id: "b" }] as WorkerRecord[];
   const waits = (count: number) => Array.from({ length: count }, (_, at) => [`q${at}`, record()] as const);
+  const asks = (count: number) =>
+    Array.from({ length: count }, (_, at) => [`t${at}`, record({ tags: ["a100"] })] as const);
   const runs = (count: number) => Array.from({ length: count }, (_, at) => [`r${at}`, running()] as const);
   test.each<
     [readonly (readonly [string, JobRecord])[], WorkerRecord[], Parameters<typeof healthOf>[2], string, string]
@@ -180,6 +169,15 @@ describe("the queue in one sentence", () => {
     [[...runs(1)], two, "connected", "good", "1 job runs, none waits; 2 workers, 1 idle."],
     [[...runs(2), ...waits(3)], two, "connected", "good", "2 jobs run, 3 wait; 2 workers, 1 idle."],
     [waits(1), one, "connected", "warn", "Nothing runs, 1 waits; 1 worker, idle."],
+    [[...runs(1), ...asks(1)], one, "connected", "warn", "1 job runs, 1 waits and fits no worker; 1 worker, idle."],
+    [[...runs(1), ...asks(2)], one, "connected", "warn", "1 job runs, 2 wait and fit no worker; 1 worker, idle."],
+    [
+      [...runs(1), ...asks(1), ...waits(2)],
+      two,
+      "connected",
+      "warn",
+      "1 job runs, 3 wait, of which 1 fits no worker; 2 workers, 1 idle.",
+    ],
     [
       waits(1),
       one,

@@ -1,9 +1,10 @@
 /** What the queue's lists show of jobs and workers: words, order, filters, load. Pure. */
 
-import type { Definition, JobRecord, WorkerRecord } from "../../contract.ts";
+import type { Definition, JobRecord, Why, WorkerRecord } from "../../contract.ts";
 import type { IconName } from "../icons.tsx";
 import type { Connection } from "../model.ts";
 import type { Tone } from "../status.ts";
+import { gpusOf, type Needs, needsOf, stuckJobs } from "./needs.ts";
 import { shortId, showBytes } from "./why-words.ts";
 
 // --- jobs ------------------------------------------------------------------------------------------------------------
@@ -217,29 +218,25 @@ export function workerRows(workers: readonly WorkerRecord[], jobs: ReadonlyMap<s
 
 function workerRow(worker: WorkerRecord, held: readonly [string, JobRecord][]): WorkerRow {
   const capacity = worker.capacity ?? {};
-  const sum = (of: (asked: Record<string, unknown>) => number) =>
-    held.reduce((total, [, record]) => total + of(record.requirements ?? {}), 0);
-  const gpus = Array.isArray(capacity.gpus) ? capacity.gpus.length : (capacity.gpus ?? worker.gpus ?? 0);
-  const shares: Share[] = [
-    share(
-      "CPUs",
-      sum(({ cpus }) => number(cpus) ?? 1),
-      capacity.cpus ?? worker.cpus ?? null,
-    ),
-  ];
-  if (capacity.memory_bytes)
+  const needs = held.map(([, record]) => needsOf(record));
+  const sum = (of: (each: Needs) => number) => needs.reduce((total, each) => total + of(each), 0);
+  const cpus = sum((each) => each.cpus);
+  const shares: Share[] = [share("CPUs", cpus, capacity.cpus ?? worker.cpus ?? null)];
+  const { memory_bytes: memory } = capacity;
+  if (memory)
     shares.push(
       share(
         "Memory",
-        sum(({ memory }) => bytesOf(memory)),
-        capacity.memory_bytes,
+        sum((each) => each.memoryBytes),
+        memory,
       ),
     );
+  const gpus = gpusOf(worker);
   if (gpus > 0)
     shares.push(
       share(
         "GPUs",
-        sum(({ gpus: asked }) => (asked === true ? 1 : (number(asked) ?? 0))),
+        sum((each) => each.gpus),
         gpus,
       ),
     );
@@ -261,20 +258,6 @@ function share(name: Share["name"], used: number, total: number | null): Share {
   return { name, used, total, text };
 }
 
-function number(value: unknown): number | null {
-  const read = typeof value === "number" ? value : typeof value === "string" && value ? Number(value) : Number.NaN;
-  return Number.isFinite(read) ? read : null;
-}
-
-const SIZES: Record<string, number> = { "": 0, k: 1, m: 2, g: 3, t: 4 };
-
-/** `512m`, `2Gi`, `1.5 GB` or bytes; 0 for what says nothing. Source: asman/units.py: all in powers of 1024. */
-export function bytesOf(value: unknown): number {
-  if (typeof value === "number") return value;
-  const found = /^\s*([\d.]+)\s*([kmgt]?)i?b?\s*$/i.exec(typeof value === "string" ? value : "");
-  return found ? Number(found[1]) * 1_024 ** (SIZES[(found[2] ?? "").toLowerCase()] ?? 0) : 0;
-}
-
 // --- the whole queue -------------------------------------------------------------------------------------------------
 
 export interface Health {
@@ -282,11 +265,12 @@ export interface Health {
   text: string;
 }
 
-/** How the queue is, in one sentence. */
+/** How the queue is, in one sentence. `why` is of the shown job, of which the listing does not tell all. */
 export function healthOf(
   jobs: ReadonlyMap<string, JobRecord>,
   workers: readonly WorkerRecord[],
   connection: Connection,
+  why: Why | null = null,
 ): Health {
   if (connection === "none") return { tone: "plain", text: "No queue is chosen." };
   if (connection === "connecting") return { tone: "plain", text: "Connecting to the queue…" };
@@ -304,8 +288,16 @@ export function healthOf(
   if (queued + running === 0) return { tone: tone("good"), text: `${before}${lower(`Nothing waits; ${there}.`)}` };
   const runs = running === 0 ? "nothing runs" : count(running, "job runs", "jobs run");
   const waits = queued === 0 ? "none waits" : `${queued} ${queued === 1 ? "waits" : "wait"}`;
-  const text = `${runs.charAt(0).toUpperCase()}${runs.slice(1)}, ${waits}; ${there}.`;
-  return { tone: tone(queued > 0 && running === 0 ? "warn" : "good"), text: `${before}${lower(text)}` };
+  const stuck = stuckJobs(jobs, workers, why);
+  const text = `${runs.charAt(0).toUpperCase()}${runs.slice(1)}, ${waits}${stuckWords(stuck, queued)}; ${there}.`;
+  const isGood = stuck === 0 && (queued === 0 || running > 0);
+  return { tone: tone(isGood ? "good" : "warn"), text: `${before}${lower(text)}` };
+}
+
+function stuckWords(stuck: number, queued: number): string {
+  if (stuck === 0) return "";
+  if (stuck < queued) return `, of which ${stuck} ${stuck === 1 ? "fits" : "fit"} no worker`;
+  return queued === 1 ? " and fits no worker" : " and fit no worker";
 }
 
 const count = (number: number, one: string, many: string) => `${number} ${number === 1 ? one : many}`;

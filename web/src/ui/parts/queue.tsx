@@ -85,9 +85,9 @@ function Chosen(props: { session: Session; tab: Tab; filter: Signal<JobFilter>; 
   return <JobList session={session} filter={filter} open={{ show }} />;
 }
 
-/** One sentence on the queue; read aloud when it changes. */
+/** One sentence on the queue, with a tick only if nothing is wrong; read aloud when it changes. */
 export function HealthLine({ session }: { session: Session }) {
-  const health = healthOf(session.jobs.value, session.workers.value, session.connection.value);
+  const health = healthOf(session.jobs.value, session.workers.value, session.connection.value, session.why.value);
   const icons: Record<string, IconName> = { good: "check", warn: "warn", bad: "bad", plain: "wait" };
   return (
     <p class={`queue-health tone-${health.tone}`} role="status">
