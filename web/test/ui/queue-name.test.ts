@@ -1,5 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { isPublicQueue, newQueueName, queueFault, queueNameFault, queuePlace } from "../../src/ui/parts/queue-name.ts";
+import {
+  isOpenQueue,
+  isPublicQueue,
+  maskQueue,
+  newQueueName,
+  queueFault,
+  queueNameFault,
+  queuePlace,
+} from "../../src/ui/parts/queue-name.ts";
 
 const HERE = "https://h.example";
 
@@ -59,4 +67,18 @@ it("an address is held to the rule of names as well", () => {
 it("queues that everybody knows", () => {
   expect(["public1", "Public", "publicly"].every(isPublicQueue)).toBe(true);
   expect(["mine", "not-public"].some(isPublicQueue)).toBe(false);
+});
+
+it.each([
+  ["abc", "••••••"],
+  ["secret", "••••••"],
+  ["correct-horse", "cor••••"],
+  ["https://h.example/q/correct-horse", "https://h.example/q/cor••••"],
+])("%s is a key, shown as %s", (queue, mask) => {
+  expect(isOpenQueue(queue)).toBe(false);
+  expect(maskQueue(queue)).toBe(mask);
+});
+
+it.each(["local", "public1", "Public", "https://h.example/q/public1"])("%s is no key", (queue) => {
+  expect(isOpenQueue(queue)).toBe(true);
 });

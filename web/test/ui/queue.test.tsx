@@ -136,6 +136,35 @@ describe("the panel's queue", () => {
     }
   });
 
+  test("a name may be typed with pauses: it is saved in the field that one is in, and hidden when one leaves", async () => {
+    vi.useFakeTimers();
+    try {
+      const session = fakeSession();
+      render(<Queue session={session} />, root);
+      const field = named("Name of the queue") as HTMLInputElement;
+      type(field, "zebra-");
+      await vi.advanceTimersByTimeAsync(2_000);
+      expect(session.params.queue.value).toBe("zebra-");
+      expect(field.isConnected).toBe(true);
+      expect([field.value, field.readOnly]).toEqual(["zebra-", false]);
+      type(field, "zebra-crossing");
+      await vi.advanceTimersByTimeAsync(2_000);
+      expect(field.value).toBe("zebra-crossing");
+      field.dispatchEvent(new FocusEvent("blur"));
+      await vi.advanceTimersByTimeAsync(10);
+      expect([field.value, field.readOnly]).toEqual(["zeb••••", true]);
+      type(field, "no good");
+      await vi.advanceTimersByTimeAsync(10);
+      session.params.queue.value = "of-somebody-else";
+      await vi.advanceTimersByTimeAsync(100);
+      expect(field.value).toBe("of-••••"); // what was typed is not put over it later
+      await vi.advanceTimersByTimeAsync(2_000);
+      expect(session.params.queue.value).toBe("of-somebody-else");
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   test("what was typed is not lost when the panel closes", async () => {
     const session = fakeSession();
     render(<Queue session={session} />, root);

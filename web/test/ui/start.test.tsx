@@ -158,6 +158,12 @@ describe("the queue", () => {
     const { params } = open();
     type("mine");
     expect(params.queue.value).toBe("mine");
+    await shows(`asman worker •••••• --server ${location.origin}`);
+    expect(root.textContent).not.toContain("mine"); // whoever looks over the shoulder does not get it
+    expect(field().value).toBe("••••••");
+    click(root.querySelector('[aria-label="Show the name"]') ?? undefined);
+    await vi.waitFor(() => expect(field().value).toBe("mine"));
+    click(root.querySelector('[aria-label="Show the queue\'s name in the command"]') ?? undefined);
     await shows(`asman worker mine --server ${location.origin}`);
   });
 
@@ -185,7 +191,7 @@ describe("the queue", () => {
     const { session } = open();
     session.params.queueOverride.value = "forced";
     await vi.waitFor(() => expect(field().disabled).toBe(true));
-    expect(field().value).toBe("forced");
+    expect(field().value).toBe("••••••");
   });
 });
 

@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import { Icon } from "../icons.tsx";
 import { Button } from "../kit.tsx";
 import type { Connection, Session } from "../model.ts";
+import { isOpenQueue, maskQueue } from "./queue-name.ts";
 import { Reveal } from "./reveal.tsx";
 
 const CONNECTIONS: Record<Connection, { text: string; isBad: boolean }> = {
@@ -81,15 +82,6 @@ export function mainFile(inputs: Record<string, string> | undefined): string | n
 
 function commandText(command: unknown): string {
   return Array.isArray(command) ? command.join(" ") : typeof command === "string" ? command : "";
-}
-
-/** Whoever knows a queue's name can use it: only names that are meant for everybody are shown. */
-export function isOpenQueue(queue: string): boolean {
-  return queue === "local" || queue.startsWith("public");
-}
-
-export function maskQueue(queue: string): string {
-  return queue.length <= 6 ? "••••••" : `${queue.slice(0, 3)}••••`;
 }
 
 function QueueName({ session }: { session: Session }) {

@@ -6,7 +6,7 @@ import { Icon } from "../icons.tsx";
 import { Button, PanelFrame } from "../kit.tsx";
 import type { HistoryEntry, Session } from "../model.ts";
 import { Confirm } from "./confirm.tsx";
-import { isOpenQueue, maskQueue } from "./footer.tsx";
+import { isOpenQueue, maskQueue } from "./queue-name.ts";
 import { endWords, jobWords } from "./queue-words.ts";
 import { When } from "./when.tsx";
 import "./history.css";

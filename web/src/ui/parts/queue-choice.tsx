@@ -1,14 +1,11 @@
-/** Which queue this page uses: its name, hidden from whoever looks over the shoulder, and where it is. */
+/** Which queue this page uses: its name, and where it is. */
 
-import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
 import { Icon } from "../icons.tsx";
-import { Button, CopyButton, Field, Switch } from "../kit.tsx";
+import { Button, Switch } from "../kit.tsx";
 import type { Session } from "../model.ts";
-import { isOpenQueue, maskQueue } from "./footer.tsx";
-import { isPublicQueue, newQueueName, queueFault, queuePlace, queueText } from "./queue-name.ts";
+import { QueueField } from "./queue-field.tsx";
+import { isPublicQueue, newQueueName, queuePlace, queueText } from "./queue-name.ts";
 
-const SAVE_MS = 1_000;
 const PREVIOUS = "previous-queue";
 
 export function QueueChoice({ session }: { session: Session }) {
@@ -30,7 +27,27 @@ export function QueueChoice({ session }: { session: Session }) {
         />
       )}
       <Where session={session} isLocked={isLocked} queue={queue} />
-      {queue !== "local" && <Name session={session} isLocked={isLocked} queue={queue} key={queue} />}
+      {queue !== "local" && (
+        <>
+          <QueueField
+            session={session}
+            isLocked={isLocked}
+            hint="Its name is its key: who has it may use it. It may be an address too: https://server/q/NAME"
+          />
+          {!isLocked && (
+            <div class="queue-make">
+              <Button
+                icon="lock"
+                label={queue ? "Make a new private queue" : "Make a private queue"}
+                onClick={() => {
+                  if (queue) keep(queue);
+                  params.queue.value = newQueueName();
+                }}
+              />
+            </div>
+          )}
+        </>
+      )}
       {queue === "local" && (
         <p class="muted">
           A worker on this computer takes the jobs, started by <code>asman up</code>. Nothing leaves it.
@@ -96,90 +113,4 @@ function kept(): string {
   } catch {
     return "";
   }
-}
-
-function Name({ session, isLocked, queue }: { session: Session; isLocked: boolean; queue: string }) {
-  const draft = useSignal<string | null>(null);
-  const isRevealed = useSignal(false);
-  const made = useSignal("");
-  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
-  const input = useRef<HTMLInputElement>(null);
-  const isHidden = !isRevealed.value && draft.value === null && queue !== "" && !isOpenQueue(queue);
-  const shown = draft.value ?? queue;
-  const fault = isLocked ? null : queueFault(shown, location.origin);
-  const save = () => {
-    clearTimeout(timer.current);
-    const typed = draft.peek()?.trim();
-    if (typed === undefined || queueFault(typed, location.origin)) return;
-    session.params.queue.value = typed;
-    draft.value = null;
-  };
-  useEffect(() => save, []);
-  const type = (text: string) => {
-    draft.value = text;
-    clearTimeout(timer.current);
-    timer.current = setTimeout(save, SAVE_MS);
-  };
-  return (
-    <>
-      <Field
-        label="Name of the queue"
-        fault={shown || draft.value !== null ? (fault ?? undefined) : undefined}
-        hint={
-          isLocked
-            ? "The page around this frame sets it."
-            : "Its name is its key: who has it may use it. It may be an address too: https://server/q/NAME"
-        }
-      >
-        {(ids) => (
-          <div class="queue-name">
-            <input
-              {...ids}
-              ref={input}
-              type="text"
-              class="mono"
-              autocomplete="off"
-              autocapitalize="off"
-              spellcheck={false}
-              disabled={isLocked}
-              readOnly={isHidden}
-              value={isHidden ? maskQueue(queue) : shown}
-              onInput={(event) => type(event.currentTarget.value)}
-              onBlur={save}
-              onKeyDown={(event) => event.key === "Enter" && save()}
-            />
-            {queue && !isOpenQueue(queue) && (
-              <Button
-                icon="eye"
-                iconOnly
-                label={isHidden ? "Show the name" : "Hide the name"}
-                aria-pressed={!isHidden}
-                onClick={() => {
-                  save();
-                  isRevealed.value = isHidden;
-                  if (isHidden) input.current?.focus();
-                }}
-              />
-            )}
-            {queue && <CopyButton iconOnly text={() => queue} label="Copy the name" />}
-          </div>
-        )}
-      </Field>
-      {!isLocked && (
-        <div class="queue-make">
-          <Button
-            icon="lock"
-            label={queue ? "Make a new private queue" : "Make a private queue"}
-            onClick={() => {
-              clearTimeout(timer.current);
-              draft.value = null;
-              if (queue) keep(queue);
-              made.value = newQueueName();
-              session.params.queue.value = made.value;
-            }}
-          />
-        </div>
-      )}
-    </>
-  );
 }

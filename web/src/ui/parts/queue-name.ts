@@ -45,6 +45,18 @@ export function isPublicQueue(name: string): boolean {
   return /^public/i.test(name);
 }
 
+/** Names that are no key. All others are hidden wherever the page shows them, until somebody asks. */
+export function isOpenQueue(queue: string): boolean {
+  return queue === "local" || isPublicQueue(queuePlace(queue, "").name);
+}
+
+/** Enough of a name to know it again; of an address all but the name. */
+export function maskQueue(queue: string): string {
+  const start = queue.includes("://") ? queue.lastIndexOf("/") + 1 : 0;
+  const name = queue.slice(start);
+  return queue.slice(0, start) + (name.length <= 6 ? "••••••" : `${name.slice(0, 3)}••••`);
+}
+
 const LETTERS = "abcdefghijkmnpqrstuvwxyz23456789";
 
 /** A name that nobody can guess: 24 of 32 letters are 120 bits. No letter looks like another one. */

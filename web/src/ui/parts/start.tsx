@@ -1,20 +1,20 @@
 /** What an empty page shows: what this is, three jobs that run, a box to paste into, and the queue with its worker. */
 
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useRef } from "preact/hooks";
 import { withParameter } from "../hash.ts";
 import { Icon } from "../icons.tsx";
-import { Button, CopyButton, Field, PanelFrame } from "../kit.tsx";
+import { Button, Field, PanelFrame } from "../kit.tsx";
 import type { Definition, Session } from "../model.ts";
 import { editsOf } from "./edits.ts";
 import { EXAMPLES, type Example, hashOf } from "./examples.ts";
 import { FindingsList } from "./findings.tsx";
-import { needsHere, workerOptions } from "./needs.ts";
 import { type Pasted, readPasted } from "./paste.ts";
-import { isPublicQueue, newQueueName, queueFault, queuePlace, queueText } from "./queue-name.ts";
+import { QueueField } from "./queue-field.tsx";
+import { isPublicQueue, newQueueName, queuePlace, queueText } from "./queue-name.ts";
 import { takeDefinition } from "./settings-state.ts";
-import { workerCommands } from "./snippets.ts";
 import { checkDefinition } from "./validate.ts";
+import { WorkerStart } from "./worker-start.tsx";
 import "./settings.css";
 import "./start.css";
 
@@ -293,39 +293,13 @@ async function takePasted(session: Session, read: Pasted): Promise<{ text: strin
 function QueueBox({ session }: { session: Session }) {
   const { params } = session;
   const isSetByHost = Boolean(params.queueOverride.value) && !params.ignoreQueueOverride.value;
-  const draft = useSignal<string | null>(null);
   const made = useSignal("");
-  const timer = useRef(0);
   const queue = queueText(session);
-  const shown = draft.value ?? queue;
   const place = queuePlace(queue, location.origin);
-  const fault = shown ? queueFault(shown, location.origin) : null;
-  const save = () => {
-    clearTimeout(timer.current);
-    const typed = draft.peek()?.trim();
-    if (typed === undefined || (typed && queueFault(typed, location.origin))) return;
-    params.queue.value = typed || undefined;
-  };
-  useEffect(() => () => save(), []);
-  const type = (text: string) => {
-    draft.value = text;
-    clearTimeout(timer.current);
-    timer.current = setTimeout(save, 800) as unknown as number;
-  };
   const make = () => {
     made.value = newQueueName();
-    draft.value = null;
     params.queue.value = made.value;
   };
-  const leave = () => {
-    save();
-    const typed = draft.peek()?.trim() ?? "";
-    if (!typed || !queueFault(typed, location.origin)) draft.value = null;
-  };
-  const lacksServer = place.isLocal && session.connection.value !== "connected";
-  const worker = queue
-    ? workerCommands(place.server, place.name, { lacksServer, options: workerOptions(needsHere(session)) })
-    : null;
   return (
     <section aria-labelledby="start-queue">
       <h2 id="start-queue">The queue</h2>
@@ -333,27 +307,7 @@ function QueueBox({ session }: { session: Session }) {
         Jobs wait in a queue until one of its workers takes them. Its name is its key: who has it may use it.
       </p>
       <div class="start-queue">
-        <Field
-          label="Name of the queue"
-          fault={fault ?? undefined}
-          hint={isSetByHost ? "The page around this frame sets it." : "Or local: a worker on this computer."}
-        >
-          {(ids) => (
-            <input
-              type="text"
-              {...ids}
-              class="mono"
-              disabled={isSetByHost}
-              spellcheck={false}
-              autocomplete="off"
-              autocapitalize="off"
-              value={shown}
-              onInput={(event) => type(event.currentTarget.value)}
-              onBlur={leave}
-              onKeyDown={(event) => event.key === "Enter" && save()}
-            />
-          )}
-        </Field>
+        <QueueField session={session} isLocked={isSetByHost} hint="Or local: a worker on this computer." />
         {!isSetByHost && <Button icon="lock" label={queue ? "Make another" : "Make a private one"} onClick={make} />}
       </div>
       {queue && queue === made.value && (
@@ -367,13 +321,12 @@ function QueueBox({ session }: { session: Session }) {
           nothing secret there.
         </p>
       )}
-      {worker && !fault && <Worker session={session} worker={worker} isLocal={place.isLocal} />}
+      {queue && <Worker session={session} isLocal={place.isLocal} />}
     </section>
   );
 }
 
-function Worker(props: { session: Session; worker: { plain: string; docker: string }; isLocal: boolean }) {
-  const { session, worker, isLocal } = props;
+function Worker({ session, isLocal }: { session: Session; isLocal: boolean }) {
   const count = session.workers.value.length;
   return (
     <div class="start-worker">
@@ -382,29 +335,14 @@ function Worker(props: { session: Session; worker: { plain: string; docker: stri
           ? `${count} ${count === 1 ? "worker is" : "workers are"} there. Add another:`
           : "Start a worker for it"}
       </h3>
-      <Command text={worker.plain}>
-        {isLocal
-          ? "On this computer, with Docker: server and worker in one."
-          : "On any machine with Docker. It needs no open port."}
-      </Command>
-      <details>
-        <summary>As a container</summary>
-        <Command text={worker.docker}>The image asman-worker is made by deploy/worker/build.</Command>
-      </details>
+      <WorkerStart session={session} />
       <p class="muted">
-        asman is installed with <code>pip install "asman[worker]"</code>
+        {isLocal && session.connection.value !== "connected"
+          ? "On this computer, with Docker: server and worker in one."
+          : isLocal
+            ? "On this computer, with Docker."
+            : "On any machine with Docker. It needs no open port."}
       </p>
-    </div>
-  );
-}
-
-function Command({ text, children }: { text: string; children: string }) {
-  return (
-    <div class="start-command">
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard */}
-      <pre tabIndex={0}>{text}</pre>
-      <CopyButton text={() => text} />
-      <p class="muted">{children}</p>
     </div>
   );
 }

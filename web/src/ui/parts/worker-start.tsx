@@ -3,8 +3,8 @@
 import { useSignal } from "@preact/signals";
 import { Button, CopyButton } from "../kit.tsx";
 import type { Session } from "../model.ts";
-import { isOpenQueue, maskQueue } from "./footer.tsx";
 import { needsHere, workerOptions } from "./needs.ts";
+import { isOpenQueue, maskQueue, queueText } from "./queue-name.ts";
 import { workerCommands } from "./snippets.ts";
 import "./worker-start.css";
 
@@ -13,16 +13,19 @@ export function WorkerStart({ session }: { session: Session }) {
   const isShown = useSignal(false);
   const queue = session.queue.value;
   if (!queue) return null;
-  const lacksServer = session.isLocal.value && queue === "local" && session.connection.value !== "connected";
+  const lacksServer = queueText(session) === "local" && session.connection.value !== "connected";
   const server = session.client.value.server || location.origin;
-  const { plain, docker } = workerCommands(server, queue, { lacksServer, options: workerOptions(needsHere(session)) });
   const isSecret = !isOpenQueue(queue);
-  const hide = (text: string) => (isSecret && !isShown.value ? text.replaceAll(queue, maskQueue(queue)) : text);
+  const mask = isSecret && !isShown.value ? maskQueue(queue) : queue;
+  const how = { lacksServer, options: workerOptions(needsHere(session)) };
+  const { plain, docker } = workerCommands(server, queue, how);
+  const seen = workerCommands(server, mask, how);
+  const bare = (text: string) => text.replace(`'${mask}'`, mask); // what hides it needs no quotes
   return (
     <div class="worker-start">
       <div class="worker-start-command">
         {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard */}
-        <pre tabIndex={0}>{hide(plain)}</pre>
+        <pre tabIndex={0}>{bare(seen.plain)}</pre>
         {isSecret && (
           <Button
             icon="eye"
@@ -41,7 +44,7 @@ export function WorkerStart({ session }: { session: Session }) {
         <summary>As a container, and how to install it</summary>
         <div class="worker-start-command">
           {/* biome-ignore lint/a11y/noNoninteractiveTabindex: as above */}
-          <pre tabIndex={0}>{hide(docker)}</pre>
+          <pre tabIndex={0}>{bare(seen.docker)}</pre>
           <CopyButton text={() => docker} title="Copy the command for Docker" />
         </div>
         <p class="muted">
