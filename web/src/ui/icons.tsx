@@ -12,8 +12,9 @@ const PATHS = {
   bad: "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 7v6M12 16.5v.5",
   wait: "M7 3h10M7 21h10M8 3v4l4 5-4 5v4M16 3v4l-4 5 4 5v4",
   running: "M12 3a9 9 0 1 0 9 9",
-  inputs: "M12 4v11M7.5 10.5L12 15l4.5-4.5M4 19h16",
-  outputs: "M12 15V4M7.5 8.5L12 4l4.5 4.5M4 19h16",
+  // A file that goes in, and one that comes out: an arrow to or from a line is a download.
+  inputs: "M9 8V3h7l4 4v14H9v-5M16 3v4h4M3 12h10M10 9l3 3-3 3",
+  outputs: "M15 8V7l-4-4H4v18h11v-5M11 3v4h4M10 12h11M18 9l3 3-3 3",
   settings: "M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5",
   queue: "M4 6h16M4 12h16M4 18h10",
   share:
