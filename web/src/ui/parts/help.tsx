@@ -1,9 +1,16 @@
 /** What the page is, and its keys. */
 
-import { KEYS, lettersWork, setLetters, showKey } from "../keys.ts";
+import { Fragment } from "preact";
+import { KEYS, type Key, lettersWork, setLetters, showKey } from "../keys.ts";
 import { Dialog, Switch } from "../kit.tsx";
 import type { Session } from "../model.ts";
 import "./help.css";
+
+const WHERE: readonly { when: Key["when"]; title: string }[] = [
+  { when: "always", title: "Everywhere" },
+  { when: "outside text fields", title: "Outside of text fields" },
+  { when: "in the console", title: "In the console" },
+];
 
 export function Help({ session }: { session: Session }) {
   return (
@@ -26,29 +33,34 @@ export function Help({ session }: { session: Session }) {
         </p>
         <h3>Keys</h3>
         <table class="help-keys">
-          <thead>
+          <thead class="sr-only">
             <tr>
-              <th>Key</th>
-              <th>What it does</th>
-              <th>Where</th>
+              <th scope="col">Key</th>
+              <th scope="col">What it does</th>
             </tr>
           </thead>
-          <tbody>
-            {KEYS.map((key) => (
-              <tr key={`${key.mod}${key.key}`}>
-                <td>
-                  {showKey(key).map((name, at) => (
-                    <>
-                      {at > 0 && "+"}
-                      <kbd>{name}</kbd>
-                    </>
-                  ))}
-                </td>
-                <td>{key.what}</td>
-                <td class="muted">{key.when}</td>
+          {WHERE.map(({ when, title }) => (
+            <tbody key={when}>
+              <tr>
+                <th scope="rowgroup" colSpan={2}>
+                  {title}
+                </th>
               </tr>
-            ))}
-          </tbody>
+              {KEYS.filter((key) => key.when === when).map((key) => (
+                <tr key={`${key.mod}${key.key}`}>
+                  <td>
+                    {showKey(key).map((name, at) => (
+                      <Fragment key={name}>
+                        {at > 0 && "+"}
+                        <kbd>{name}</kbd>
+                      </Fragment>
+                    ))}
+                  </td>
+                  <td>{key.what}</td>
+                </tr>
+              ))}
+            </tbody>
+          ))}
         </table>
         <Switch
           label="Single letters are keys"
