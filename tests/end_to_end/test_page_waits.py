@@ -213,6 +213,9 @@ def _shared_id(page: Page) -> str:
 def _snippet(page: Page, tab: str) -> str:
     open_panel(page, "Share")
     page.get_by_role("tab", name=tab, exact=True).click()
+    whole = panel(page, "Share").get_by_role("button", name=re.compile("^Show all"))
+    if whole.count():  # a long link is shown by its beginning
+        whole.first.click()
     return panel(page, "Share").locator("pre").first.inner_text()
 
 

@@ -92,6 +92,36 @@ it("the run has a link of its own", () => {
   expect(snippets()[1]).toMatch(new RegExp(`/j/${JOB_ID}#\\?queue=q$`));
 });
 
+describe("the link of a large job", () => {
+  const addressed = `${location.pathname}#?queue=q&job=${"A".repeat(3_000)}`;
+  beforeEach(() => history.replaceState(null, "", addressed));
+  afterEach(() => history.replaceState(null, "", location.pathname));
+  const button = (label: RegExp) =>
+    [...root.querySelectorAll("button")].find((one) => label.test(one.textContent ?? ""));
+
+  it.each(["Link", "Embed"])("is shown by its beginning in %s, and whole when it is asked for", async (name) => {
+    open("q");
+    tab(name)?.click();
+    await vi.waitFor(() => expect(tab(name)?.getAttribute("aria-selected")).toBe("true"));
+    const lines = () => (snippets()[0] ?? "").split("\n");
+    expect(Math.max(...lines().map((line) => line.length))).toBe(241);
+    button(/^Show all 3,\d+ characters$/)?.click();
+    await vi.waitFor(() => expect(snippets()[0]).toContain("A".repeat(3_000)));
+    button(/^Show its beginning only$/)?.click();
+    await vi.waitFor(() => expect(snippets()[0]).not.toContain("A".repeat(300)));
+  });
+
+  it("is copied whole, and said to be long", async () => {
+    const copied: string[] = [];
+    vi.stubGlobal("navigator", { clipboard: { writeText: async (text: string) => void copied.push(text) } });
+    open("q");
+    root.querySelector<HTMLElement>('[aria-label="Copy: This page"]')?.click();
+    await vi.waitFor(() => expect(copied[0]).toContain("A".repeat(3_000)));
+    expect(root.textContent).toContain("Some programs cut links as long as this one. That of the run is short.");
+    vi.unstubAllGlobals();
+  });
+});
+
 it("says so where there is no job to write down", async () => {
   open("q", {}, { image: false });
   tab("curl")?.click();

@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import { Icon } from "../icons.tsx";
-import { CopyButton, PanelFrame, Switch, Tabs } from "../kit.tsx";
+import { Button, CopyButton, PanelFrame, Switch, Tabs } from "../kit.tsx";
 import type { Session } from "../model.ts";
 import { isPublicQueue, queuePlace, queueText } from "./queue-name.ts";
 import {
@@ -79,7 +79,7 @@ export function Share({ session }: { session: Session }) {
           <div class="share-tab">
             {tab.value === "link" && <Links session={session} link={link} told={told} />}
             {tab.value === "embed" && (
-              <Snippet label="For a page of yours" text={iframeOf(link)}>
+              <Snippet label="For a page of yours" text={iframeOf(link)} isLink>
                 Or give the link to a metapage as the address of a metaframe.
               </Snippet>
             )}
@@ -104,11 +104,17 @@ function Links({ session, link, told }: { session: Session; link: string; told: 
   const page = job && linkOf(`${new URL(`/j/${job.jobId}`, location.href)}`, told);
   return (
     <>
-      <Snippet label="This page" text={link}>
+      <Snippet label="This page" text={link} isLink>
         Everything of the job is in it, with its input files. The server stores none of it.
       </Snippet>
+      {link.length > LONG_LINK && (
+        <p class="muted">
+          Some programs cut links as long as this one.{" "}
+          {page ? "That of the run is short." : "Once it runs, there is a short one."}
+        </p>
+      )}
       {page && (
-        <Snippet label="This run" text={page}>
+        <Snippet label="This run" text={page} isLink>
           Shorter: shows this job with its log and outputs, while the server keeps them.
         </Snippet>
       )}
@@ -151,7 +157,23 @@ function Program({ tab, shared }: { tab: Tab; shared: Shared }) {
   }
 }
 
-function Snippet({ label, text, children }: { label: string; text: string; children?: string }) {
+/** A line with a link has so many characters before somebody asks for all: a large job's is a wall. */
+const SHOWN = 240;
+/** Chat programs and mail cut longer ones. */
+const LONG_LINK = 2_000;
+
+interface SnippetProps {
+  label: string;
+  text: string;
+  isLink?: boolean;
+  children?: string;
+}
+
+function Snippet({ label, text, isLink = false, children }: SnippetProps) {
+  const isWhole = useSignal(false);
+  const beginning = text.replaceAll(new RegExp(`^(.{${SHOWN}}).+$`, "gm"), "$1…");
+  const isLong = isLink && beginning !== text;
+  const isCut = isLong && !isWhole.value;
   return (
     <section class="share-snippet" aria-label={label}>
       <header>
@@ -159,7 +181,17 @@ function Snippet({ label, text, children }: { label: string; text: string; child
         <CopyButton text={() => text} aria-label={`Copy: ${label}`} />
       </header>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard */}
-      <pre tabIndex={0}>{text}</pre>
+      <pre tabIndex={0}>{isCut ? beginning : text}</pre>
+      {isLong && (
+        <Button
+          tone="plain"
+          label={isCut ? `Show all ${text.length.toLocaleString()} characters` : "Show its beginning only"}
+          aria-expanded={isWhole.value}
+          onClick={() => {
+            isWhole.value = !isWhole.value;
+          }}
+        />
+      )}
       {children && <p class="muted">{children}</p>}
     </section>
   );
