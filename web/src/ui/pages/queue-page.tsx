@@ -91,12 +91,15 @@ function Head({ session, hash }: { session: Session; hash: string }) {
       <span class="queue-page-space" />
       {(connection === "reconnecting" || connection === "offline") && (
         <span class="tone-warn queue-page-connection" role="status">
-          <Icon name="offline" /> {connection === "offline" ? "Offline" : "Reconnecting…"}
+          <Icon name="offline" />
+          <span class="queue-page-more">{connection === "offline" ? "Offline" : "Reconnecting…"}</span>
         </span>
       )}
-      <a class="button primary" target="_self" href={`/${hash}`}>
+      <a class="button primary" target="_self" href={`/${hash}`} aria-label="Submit a job">
         <Icon name="run" />
-        Submit a job
+        <span>
+          Submit<span class="queue-page-more"> a job</span>
+        </span>
       </a>
     </header>
   );
