@@ -22,6 +22,8 @@ export interface Chart {
   times: readonly number[];
   /** The value at the upper edge: a round one, 0 never. */
   top: number;
+  /** Nothing happened: the summary says so, and there is nothing to draw. */
+  isEmpty: boolean;
   show: (value: number) => string;
 }
 
@@ -42,7 +44,9 @@ export function throughputChart({ minutes, hour }: QueueHistory): Chart {
   if (bad) words.push(`${bad} of them failed`);
   return {
     ...frame("Jobs that ended, per minute", minutes),
-    summary: `${words.join(", ")}.`,
+    summary:
+      hour.submitted + hour.started + ended === 0 ? "No job was submitted, started or ended." : `${words.join(", ")}.`,
+    isEmpty: ended === 0,
     series: [
       { name: "done", tone: "good", kind: "bar", values: done },
       { name: "failed", tone: "bad", kind: "bar", values: failed },
@@ -79,6 +83,7 @@ function durationChart(
       whole.median === null
         ? nothing
         : `Half of them at most ${show(whole.median)}, nine of ten at most ${show(whole.p90 ?? whole.median)}.`,
+    isEmpty: p90.every((value) => value === null),
     series: [
       { name: "median", tone: "first", kind: "line", values: minutes.map((minute) => of(minute).median) },
       { name: "nine of ten", tone: "second", kind: "line", values: p90 },
@@ -98,6 +103,7 @@ export function depthChart({ minutes, queued }: QueueHistory): Chart {
       most === 0
         ? "None waited at the end of any minute."
         : `${queued} ${queued === 1 ? "waits" : "wait"} now, at most ${most} did.`,
+    isEmpty: most === 0,
     series: [{ name: "queued", tone: "first", kind: "bar", values }],
     top: roundUp(most),
     show: String,

@@ -23,11 +23,21 @@ export function Meter(props: { label: string; used: number; total: number | null
 const HEIGHT = 100;
 const STEP = 10;
 
+/** Of an hour in which nothing happened, only the sentence: an empty frame looks as if something were broken. */
 export function MinuteChart({ chart }: { chart: Chart }) {
   const id = useId();
-  const { title, summary, series, times, top, show } = chart;
+  const { title, summary, series, times, top, show, isEmpty } = chart;
   const width = Math.max(times.length, 1) * STEP;
   const half = HEIGHT / 2;
+  if (isEmpty)
+    return (
+      <figure class="chart" aria-labelledby={`${id}-title`}>
+        <figcaption class="chart-title" id={`${id}-title`}>
+          {title}
+        </figcaption>
+        <p class="chart-summary">{summary}</p>
+      </figure>
+    );
   return (
     <figure class="chart" aria-labelledby={`${id}-title`}>
       <figcaption>

@@ -69,9 +69,17 @@ describe("charts", () => {
   test("nothing measured is said, not drawn as zero", () => {
     expect(runChart(HISTORY).summary).toBe("No job ran to its end.");
     expect(runChart(HISTORY).series[0]?.values).toEqual([null, null, null, null]);
-    expect(throughputChart(EMPTY).summary).toBe("0 submitted, 0 started, 0 ended.");
+    expect(throughputChart(EMPTY).summary).toBe("No job was submitted, started or ended.");
     expect(depthChart(EMPTY).summary).toBe("None waited at the end of any minute.");
-    for (const make of [throughputChart, waitChart, depthChart, runChart]) expect(make(EMPTY).top).toBeGreaterThan(0);
+    for (const make of [throughputChart, waitChart, depthChart, runChart]) {
+      expect(make(EMPTY).top).toBeGreaterThan(0);
+      expect(make(EMPTY).isEmpty).toBe(true);
+    }
+    expect([throughputChart, waitChart, depthChart].map((make) => make(HISTORY).isEmpty)).toEqual([
+      false,
+      false,
+      false,
+    ]);
   });
 
   test("the depth is that of now, and the most there was", () => {

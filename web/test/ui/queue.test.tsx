@@ -1,6 +1,7 @@
 // @vitest-environment happy-dom
 import { render } from "preact";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { Client } from "../../src/client.ts";
 import type { Assembled } from "../../src/ui/model.ts";
 import { QueuePage } from "../../src/ui/pages/queue-page.tsx";
 import { History } from "../../src/ui/parts/history.tsx";
@@ -326,6 +327,25 @@ describe("the queue's page", () => {
     expect(charts[1]).toBe("Wait before a job started: Half of them at most 11 s, nine of ten at most 53 s.");
     expect(all(".chart-table tbody tr")).toHaveLength(4 * 60);
     expect(texts(".chart-table thead")[0]).toBe("Minutedonefailedcancelled or replaced");
+  });
+
+  test("a server that has just begun draws no empty charts, but says so", async () => {
+    const session = fakeSession({ scene: "queue-page" });
+    const none = { count: 0, median: null, p90: null };
+    const hour = { submitted: 0, started: 0, finished: {} as Record<string, number>, wait: none, run: none };
+    const minute = { ...hour, start: NOW - 30_000, queued: 0 };
+    let answer = { queue: "q", time: NOW, since: NOW - 30_000, servers: 1, queued: 0, hour, minutes: [minute] };
+    session.client.value = new Client({ server: "http://new", fetch: async () => Response.json(answer) });
+    render(<QueuePage session={session} />, root);
+    const text = () => root.querySelector("[aria-labelledby=queue-page-hour]")?.textContent;
+    await vi.waitFor(() => expect(text()).toContain("No job has come yet"));
+    expect(text()).toContain("when the server began");
+    expect(all(".chart")).toEqual([]);
+    answer = { ...answer, hour: { ...hour, submitted: 1, finished: { succeeded: 1 } } };
+    answer.minutes = [{ ...minute, finished: { succeeded: 1 } }];
+    session.client.value = new Client({ server: "http://newer", fetch: async () => Response.json(answer) });
+    await vi.waitFor(() => expect(all("svg[role=img]")).toHaveLength(1)); // the others have nothing to draw
+    expect(texts(".chart-summary")).toContain("No job ran to its end.");
   });
 
   test("an older server has no last hour, and that is said", async () => {

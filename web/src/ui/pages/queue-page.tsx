@@ -149,20 +149,31 @@ function LastHour({ session }: { session: Session }) {
           />
         </div>
       )}
-      {history.value ? (
-        <>
-          <Since history={history.value} />
-          <div class="queue-page-charts">
-            {[throughputChart, waitChart, depthChart, runChart].map((make) => {
-              const chart = make(history.value as QueueHistory);
-              return <MinuteChart key={chart.title} chart={chart} />;
-            })}
-          </div>
-        </>
-      ) : (
-        !fault.value && <p class="muted">Asking the server…</p>
-      )}
+      {history.value ? <Charts history={history.value} /> : !fault.value && <p class="muted">Asking the server…</p>}
     </section>
+  );
+}
+
+function Charts({ history }: { history: QueueHistory }) {
+  const charts = [throughputChart, waitChart, depthChart, runChart].map((make) => make(history));
+  const isNothing = charts.every(({ isEmpty }) => isEmpty);
+  return (
+    <>
+      <Since history={history} />
+      {isNothing ? (
+        <p>
+          {history.hour.submitted > 0
+            ? "Its first jobs are on their way: there is nothing to draw yet."
+            : `No job ${isWhole(history) ? "came within the hour" : "has come yet"}: how many end, how long they wait and how long they run is drawn here.`}
+        </p>
+      ) : (
+        <div class="queue-page-charts">
+          {charts.map((chart) => (
+            <MinuteChart key={chart.title} chart={chart} />
+          ))}
+        </div>
+      )}
+    </>
   );
 }
 
@@ -188,10 +199,12 @@ async function read(
 
 const WHOLE_MS = 59 * 60_000;
 
+const isWhole = ({ since, time }: QueueHistory) => time - since >= WHOLE_MS;
+
 /** From when on it was counted, if that is not the whole hour. */
 function Since({ history }: { history: QueueHistory }) {
-  const { since, time, servers } = history;
-  if (time - since >= WHOLE_MS) return null;
+  const { since, servers } = history;
+  if (isWhole(history)) return null;
   return (
     <p class="muted">
       Counted since <When time={since} />, when {servers === 1 ? "the server" : "one of the servers"} began: what came
