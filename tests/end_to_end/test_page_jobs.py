@@ -171,6 +171,35 @@ def test_a_hundred_thousand_lines_leave_the_page_responsive(browser: Browser, up
         visit.assert_clean(but=[ASKED])
 
 
+LONG_LINES = {
+    "plain": "yes '<b>' | head -n 350000 | tr -d '\\n'",
+    "coloured": "yes \"$(printf '\\033[31mred\\033[0m plain ')\" | head -n 50000 | tr -d '\\n'",
+    "links": "yes 'https://example.org/a ' | head -n 45000 | tr -d '\\n'",
+}
+
+
+@pytest.mark.parametrize("kind", LONG_LINES)
+def test_a_line_of_a_megabyte_leaves_the_page_responsive(browser: Browser, up: Up, kind: str) -> None:
+    job = shell(f"{LONG_LINES[kind]}; echo; echo all-of-it")
+    with browser.visit() as visit:
+        run(visit, up, job)
+        expect(log(visit.page)).to_contain_text("all-of-it", timeout=60_000)
+        expect(status(visit.page)).to_contain_text("Complete", timeout=60_000)
+        came = visit.longest_task_ms()
+        more = visit.page.get_by_role("button", name=re.compile("^Show more of"))
+        more.click()
+        more.click()
+        expect(log(visit.page)).to_contain_text("The download has all")
+        button(visit.page, "Wrap long lines").click()
+        longest = visit.longest_task_ms()
+        visit.page.reload()
+        expect(log(visit.page)).to_contain_text("all-of-it")
+        again = visit.longest_task_ms()
+        print(f"a {kind} line of 1 MB: longest task {came:.0f} ms, with more {longest:.0f} ms, reloaded {again:.0f} ms")
+        assert max(longest, again) <= _allowed(LONGEST_TASK_MS)
+        visit.assert_clean(but=[ASKED])
+
+
 def test_a_server_that_starts_again_in_the_middle_loses_no_line(browser: Browser, up: Up) -> None:
     with browser.visit() as visit:
         run(visit, up, shell("for i in 1 2 3 4 5 6 7 8; do echo line-$i; sleep 1; done"))

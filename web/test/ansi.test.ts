@@ -112,6 +112,32 @@ describe("what a terminal would show", () => {
     expect(performance.now() - start).toBeLessThan(2_000);
   });
 
+  it("writes only the end of a very long line over itself, and loses nothing before it", () => {
+    const head = `${E}31mstart${E}0m `;
+    for (let pad = 0; pad < 12; pad++) {
+      const text = `${head}${"x".repeat(pad)}${`${E}32mab\b${E}0m`.repeat(20_000)}end`;
+      const plain = plainText(text);
+      expect(plain.startsWith(`start ${"x".repeat(pad)}ab`)).toBe(true);
+      expect(plain.endsWith("aaaend")).toBe(true);
+      expect(plain).not.toContain("["); // no code was cut in two
+      expect(
+        piecesOf(text)
+          .map((piece) => piece.text)
+          .join(""),
+      ).toBe(plain);
+    }
+  });
+
+  it("starts the next line as a whole reading would, whatever was reset", () => {
+    const bold = styleAfter(`${E}1m`, PLAIN);
+    expect(styleAfter(`${E}31ma${E}0mb${E}4mc`, bold)).toEqual({ ...PLAIN, underline: true });
+    expect(styleAfter(`${E}31ma${E}mb`, bold)).toEqual(PLAIN);
+    expect(styleAfter(`${E}0mb${E}31mc`, bold)).toEqual({ ...PLAIN, fg: 1 });
+    const link = "\u001b]8;;https://a.example/\u0007";
+    expect(styleAfter(`${link}${E}31ma${E}0mb`, bold)).toEqual({ ...PLAIN, link: "https://a.example/" });
+    expect(styleAfter(`a${E}0mb`, { ...bold, link: "https://b.example/" }).link).toBe("https://b.example/");
+  });
+
   it("does not follow the cursor to the end of the world", () => {
     expect(plainText(`${E}999999999Cx`).length).toBeLessThan(20_000);
   });

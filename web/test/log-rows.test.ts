@@ -25,6 +25,19 @@ describe("rows", () => {
     expect(texts(rows).at(-1)).toBe("one more");
   });
 
+  it("that are long are taken one at a time", () => {
+    const log = buffer();
+    const rows = new LogRows();
+    log.append(
+      "run",
+      Array.from({ length: 10 }, () => [`${"x".repeat(200_000)}\n`]),
+    );
+    let portions = 1;
+    while (!rows.take(log, always)) portions++;
+    expect(rows.run).toHaveLength(10);
+    expect(portions).toBe(10);
+  });
+
   it("carry colours over lines, and interpret what was overwritten", () => {
     const log = buffer();
     const rows = new LogRows();

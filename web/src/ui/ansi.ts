@@ -39,8 +39,10 @@ export const PLAIN: Style = Object.freeze({
   link: "",
 });
 
-/** Over this, a line that overwrites itself is read from its last part only. */
+/** Of a longer line that overwrites itself, only what comes last is written over itself. */
 const LONG_OVERWRITE = 20_000;
+/** The longest code that is looked for where such a line is cut. */
+const LONGEST_CODE = 64;
 /** How far to the right the cursor is followed. */
 const WIDEST = 10_000;
 
@@ -67,15 +69,29 @@ export function hasCodes(text: string): boolean {
 export function plainText(text: string): string {
   if (!hasCodes(text)) return text;
   const line = trimmed(text);
-  if (!MOVES.test(line)) return line.replace(new RegExp(CODE_SOURCE, "g"), "");
-  return cellsOf(line, PLAIN).pieces.reduce((all, piece) => all + piece.text, "");
+  if (!MOVES.test(line)) return withoutCodes(line);
+  const at = cutOf(line);
+  return withoutCodes(line.slice(0, at)) + cellsOf(line.slice(at), PLAIN).reduce((all, { text }) => all + text, "");
+}
+
+const withoutCodes = (text: string) => text.replace(new RegExp(CODE_SOURCE, "g"), "");
+
+/** Where the part begins that is written over itself; never within a code. */
+function cutOf(line: string): number {
+  const at = line.length - LONG_OVERWRITE;
+  if (at <= 0) return 0;
+  const code = line.lastIndexOf("\u001b", at);
+  return code > at - LONGEST_CODE && code >= 0 ? code : at;
 }
 
 /** The style that the next line starts with. */
 export function styleAfter(text: string, start: Style): Style {
   if (!text.includes("\u001b")) return start;
-  let style = start;
-  for (const match of text.matchAll(new RegExp(CODE_SOURCE, "g"))) style = styled(style, match);
+  // What comes before the last reset has no say, but for links.
+  const reset = text.includes("\u001b]") ? -1 : Math.max(text.lastIndexOf("\u001b[0m"), text.lastIndexOf("\u001b[m"));
+  let style = reset < 0 ? start : { ...PLAIN, link: start.link };
+  for (const match of text.slice(Math.max(reset, 0)).matchAll(new RegExp(CODE_SOURCE, "g")))
+    style = styled(style, match);
   return style;
 }
 
@@ -83,7 +99,12 @@ export function styleAfter(text: string, start: Style): Style {
 export function piecesOf(text: string, start: Style = PLAIN, limit = Number.POSITIVE_INFINITY): Piece[] {
   if (!hasCodes(text)) return text ? [{ text: text.slice(0, limit), style: start }] : [];
   const line = trimmed(text);
-  const { pieces } = MOVES.test(line) ? cellsOf(line, start) : straight(line, start, limit);
+  if (!MOVES.test(line)) return cut(straight(line, start, limit), limit);
+  const at = cutOf(line);
+  const head = line.slice(0, at);
+  const pieces = straight(head, start, limit);
+  const seen = pieces.reduce((sum, piece) => sum + piece.text.length, 0);
+  if (seen < limit) pieces.push(...cellsOf(line.slice(at), styleAfter(head, start)));
   return cut(pieces, limit);
 }
 
@@ -108,7 +129,7 @@ function trimmed(text: string): string {
   return from < 0 ? line.slice(line.lastIndexOf("\r") + 1) : line.slice(from + 1);
 }
 
-function straight(line: string, start: Style, limit: number): { pieces: Piece[] } {
+function straight(line: string, start: Style, limit: number): Piece[] {
   const pieces: Piece[] = [];
   let style = start;
   let from = 0;
@@ -127,11 +148,11 @@ function straight(line: string, start: Style, limit: number): { pieces: Piece[] 
     from = match.index + match[0].length;
   }
   if (seen < limit) add(line.slice(from));
-  return { pieces };
+  return pieces;
 }
 
 /** The line written into cells, for what overwrites itself: one cell is one character. */
-function cellsOf(line: string, start: Style): { pieces: Piece[] } {
+function cellsOf(line: string, start: Style): Piece[] {
   const chars: string[] = [];
   const styles: Style[] = [];
   let style = start;
@@ -175,7 +196,7 @@ function cellsOf(line: string, start: Style): { pieces: Piece[] } {
     if (last && last.style === own) last.text += char;
     else pieces.push({ text: char, style: own });
   });
-  return { pieces };
+  return pieces;
 }
 
 function styled(style: Style, [, parameters, does, command]: RegExpMatchArray): Style {

@@ -22,7 +22,9 @@ export interface Row {
 
 /** A line that has no newline yet may still grow, though lines of the other stream came after it. */
 const MAY_GROW = 256;
+/** So much is taken between two looks at the clock: lines, and characters of long ones. */
 const PORTION = 200;
+const PORTION_CHARACTERS = 100_000;
 
 export class LogRows {
   readonly build: Row[] = [];
@@ -55,10 +57,17 @@ export class LogRows {
     const rows = this[half];
     if (rows.length > 0 && !this.#keepHead(half, rows, lines)) this.#reset(half);
     this.#refresh(half, rows, lines);
-    for (let taken = 1; rows.length < lines.length; taken++) {
-      if (taken % PORTION === 0 && isOver()) return false;
+    let taken = 0;
+    let characters = 0;
+    while (rows.length < lines.length) {
+      if (taken >= PORTION || characters >= PORTION_CHARACTERS) {
+        if (isOver()) return false;
+        taken = characters = 0;
+      }
       const line = lines[rows.length];
       if (!line) break;
+      taken++;
+      characters += line.text.length;
       const gap = line.index - ((rows.at(-1)?.line.index ?? -1) + 1);
       rows.push(this.#row(half, line, this.#ends[half], Math.max(0, gap)));
     }

@@ -10,7 +10,9 @@ export interface Match {
 
 /** More matches than anybody walks through. */
 const MOST = 50_000;
+/** So much is read between two looks at the clock: rows, and characters of long ones. */
 const PORTION = 500;
+const PORTION_CHARACTERS = 500_000;
 
 /** What matches a query that is meant as it is written; null for an empty one. */
 export function pattern(query: string, isExact: boolean): RegExp | null {
@@ -66,12 +68,17 @@ export class LogSearch {
   }
 
   #readHalf(half: Half, rows: readonly Row[], isOver: () => boolean): boolean {
-    for (let read = 0; this.#next[half] < rows.length && !this.isFull; ) {
+    let read = 0;
+    let characters = 0;
+    while (this.#next[half] < rows.length && !this.isFull) {
       const row = rows[this.#next[half]++];
       if (!row || this.#readRows.has(row)) continue;
       this.#readRows.add(row);
       this.#keep(half, row);
-      if (++read % PORTION === 0 && isOver()) return false;
+      characters += row.text.length;
+      if (++read < PORTION && characters < PORTION_CHARACTERS) continue;
+      if (isOver()) return false;
+      read = characters = 0;
     }
     return true;
   }

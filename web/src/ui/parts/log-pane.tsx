@@ -3,12 +3,12 @@
 import { type ReadonlySignal, type Signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { linksIn, lookOf, type Piece, piecesOf } from "../ansi.ts";
 import { Button } from "../kit.tsx";
 import { type Half, Heights, placeOf, type Row } from "../log-rows.ts";
-import { type Match, matchesIn } from "../log-search.ts";
+import type { Match } from "../log-search.ts";
 import { showLines } from "../log-text.ts";
 import { showClock, showOffset } from "../time.ts";
+import { Rest, SHOWN_AT_FIRST, spans } from "./log-words.tsx";
 
 export type Times = "off" | "clock" | "offset";
 
@@ -56,10 +56,6 @@ const OVERSCAN = 8;
 const NEAR = 8;
 /** Pixels at the upper edge that the search may cover. */
 const HIDDEN = 46;
-/** Characters of one line that are drawn before somebody asks for more. */
-const SHOWN = 4_000;
-const MORE = 10;
-
 /** A row, or a section's heading. */
 interface Item {
   row: Row | null;
@@ -173,7 +169,7 @@ export function LogPane({ label, sections, version, epoch, view, empty, onFold, 
   useSelection(port, list, anchor);
 
   const show = (row: Row) => {
-    widened.set(row.line, (widened.get(row.line) ?? SHOWN) * MORE);
+    widened.set(row.line, (widened.get(row.line) ?? 0) + 1);
     bump.value++;
   };
 
@@ -214,7 +210,8 @@ export function LogPane({ label, sections, version, epoch, view, empty, onFold, 
               );
             }
             const { row } = item;
-            const limit = widened.get(row.line) ?? SHOWN;
+            const step = widened.get(row.line) ?? 0;
+            const { words, length } = spans(row, step, view);
             return (
               <div
                 key={`${row.line.half}-${row.line.index}`}
@@ -228,18 +225,8 @@ export function LogPane({ label, sections, version, epoch, view, empty, onFold, 
                   {view.times !== "off" && <time>{showTime(row, view)}</time>}
                 </span>
                 <span class="log-text">
-                  {spans(row, limit, view)}
-                  {row.text.length > limit && (
-                    <Button
-                      class="log-more"
-                      label={
-                        row.text.length > limit * MORE
-                          ? `Show more of ${row.text.length.toLocaleString()} characters`
-                          : `Show all ${row.text.length.toLocaleString()} characters`
-                      }
-                      onClick={() => show(row)}
-                    />
-                  )}
+                  {words}
+                  {length < row.text.length && <Rest row={row} shown={length} step={step} onMore={() => show(row)} />}
                 </span>
               </div>
             );
@@ -265,56 +252,6 @@ export function LogPane({ label, sections, version, epoch, view, empty, onFold, 
 function showTime({ line }: Row, view: PaneView): string {
   if (!line.time) return "";
   return view.times === "clock" ? showClock(line.time) : showOffset(line.time - view.start);
-}
-
-/** The text of a row as elements: colours, links and what was searched for. Text stays text. */
-function spans(row: Row, limit: number, view: PaneView): ComponentChildren {
-  const pieces = piecesOf(row.line.text, row.start, limit);
-  const seen = row.text.length > limit ? row.text.slice(0, limit) : row.text;
-  const links = linksIn(seen);
-  const matches = view.wanted ? matchesIn(seen, view.wanted) : [];
-  if (pieces.length === 1 && !links.length && !matches.length && pieces[0]?.style && !pieces[0].style.link) {
-    const look = lookOf(pieces[0].style);
-    return look ? <span style={look}>{pieces[0].text}</span> : pieces[0].text;
-  }
-  return split(pieces, links, matches).map(({ piece, text, start, link, match }) => {
-    const address = piece.style.link || (link && seen.slice(link.start, link.end));
-    const isCurrent = match && view.current?.row === row && view.current.start === match.start;
-    const words = match ? <mark class={isCurrent ? "current" : ""}>{text}</mark> : text;
-    const look = lookOf(piece.style);
-    if (!address) return look || match ? <span style={look}>{words}</span> : words;
-    return (
-      <a key={start} href={address} target="_blank" rel="noopener noreferrer" title={address} style={look}>
-        {words}
-      </a>
-    );
-  });
-}
-
-interface Range {
-  start: number;
-  end: number;
-}
-
-/** Pieces cut where links and matches begin and end. */
-function split(pieces: readonly Piece[], links: readonly Range[], matches: readonly Range[]) {
-  const all: { piece: Piece; text: string; start: number; link: Range | undefined; match: Range | undefined }[] = [];
-  let offset = 0;
-  const at = (ranges: readonly Range[], place: number) =>
-    ranges.find((range) => range.start <= place && place < range.end);
-  const edges = [...links, ...matches].flatMap(({ start, end }) => [start, end]).sort((a, b) => a - b);
-  for (const piece of pieces) {
-    const end = offset + piece.text.length;
-    let from = offset;
-    for (const edge of [...edges.filter((each) => each > offset && each < end), end]) {
-      if (edge <= from) continue;
-      const text = piece.text.slice(from - offset, edge - offset);
-      all.push({ piece, text, start: from, link: at(links, from), match: at(matches, from) });
-      from = edge;
-    }
-    offset = end;
-  }
-  return all;
 }
 
 /** The items of a pane in order, with their heights; only what changed is done again. */
@@ -355,7 +292,7 @@ class PaneItems {
       if (section.isOpen)
         for (let at = this.#counts[i] ?? 0; at < section.rows.length; at++) {
           const row = section.rows[at];
-          const length = Math.min(row?.text.length ?? 0, SHOWN);
+          const length = Math.min(row?.text.length ?? 0, SHOWN_AT_FIRST);
           const lines = columns ? Math.max(1, Math.ceil(length / columns)) : 1;
           this.heights.push((lines + (row?.gap ? 1 : 0)) * ROW);
         }
