@@ -4,6 +4,8 @@ import { render } from "preact";
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { App } from "../src/ui/app.tsx";
+import { Dialog, PanelFrame } from "../src/ui/kit.tsx";
+import { PANELS, type Part } from "../src/ui/panels.ts";
 import { Console, type ConsoleCommands } from "../src/ui/parts/console.tsx";
 import { Footer } from "../src/ui/parts/footer.tsx";
 import { Header } from "../src/ui/parts/header.tsx";
@@ -68,6 +70,77 @@ describe("the page", () => {
     });
     await frames();
     expect(document.activeElement).toBe(opener);
+  });
+});
+
+describe("what comes a moment later", () => {
+  /** As browsers do it: `open` goes at once, the event comes later. */
+  const asBrowsers = () =>
+    vi.spyOn(HTMLDialogElement.prototype, "close").mockImplementation(function (this: HTMLDialogElement) {
+      this.removeAttribute("open");
+      setTimeout(() => this.dispatchEvent(new Event("close")), 5);
+    });
+  const pressEscape = (target: Element | null) =>
+    target?.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true, cancelable: true }));
+  const dialog = () => root.querySelector<HTMLDialogElement>("dialog");
+  afterEach(() => vi.restoreAllMocks());
+
+  it("the word that a dialog closed does not close what was opened since", async () => {
+    asBrowsers();
+    const session = await shown((each) => <App session={each} />, "success");
+    session.panel.value = "help";
+    await vi.waitFor(() => expect(dialog()?.open).toBe(true));
+    pressEscape(dialog());
+    expect(session.panel.value).toBeNull(); // not a moment later
+    session.panel.value = "outputs";
+    await act(() => new Promise((done) => setTimeout(done, 30)));
+    expect(session.panel.value).toBe("outputs");
+  });
+
+  it.each([
+    ["Escape", () => pressEscape(dialog())],
+    ["its button", () => button("Close").click()],
+    ["a gesture of the browser's", () => dialog()?.dispatchEvent(new Event("cancel", { cancelable: true }))],
+    ["the browser, unasked", () => dialog()?.close()],
+  ])("a dialog that goes by %s says so once", async (_, go) => {
+    asBrowsers();
+    const closed = vi.fn();
+    await act(() => render(<Dialog title="A dialog" onClose={closed} children="words" />, root));
+    expect(dialog()?.open).toBe(true);
+    go();
+    await new Promise((done) => setTimeout(done, 30));
+    expect(closed).toHaveBeenCalledOnce();
+    expect(dialog()?.open).toBe(false);
+  });
+
+  it("what is typed right after the search was asked for is searched, and is no key of the page", async () => {
+    const commands = signal<ConsoleCommands | null>(null);
+    await shown((session) => <Console session={session} commands={commands} />, "success");
+    commands.value?.search();
+    await Promise.resolve(); // the next key comes after this, a frame may take longer
+    await Promise.resolve();
+    expect(document.activeElement?.getAttribute("aria-label")).toBe("Search the log");
+  });
+
+  it.each([
+    ["share", false],
+    ["history", true],
+  ] as const)("%s that took long to load has the focus, unless somebody went on: %s", async (name, hasGoneOn) => {
+    const session = await shown((each) => <App session={each} />, "success");
+    const other = document.body.appendChild(document.createElement("input"));
+    let loaded: (part: Part) => void = () => {};
+    vi.spyOn(PANELS, name).mockImplementation(() => new Promise((resolve) => (loaded = resolve)));
+    await act(() => {
+      session.panel.value = name;
+    });
+    await frames();
+    expect(document.activeElement?.tagName).toBe("H2");
+    if (hasGoneOn) other.focus();
+    loaded(() => <PanelFrame title="It is here" onClose={() => {}} children="words" />);
+    await vi.waitFor(() => expect(root.textContent).toContain("It is here"));
+    await frames();
+    if (hasGoneOn) expect(document.activeElement).toBe(other);
+    else expect(document.activeElement?.textContent).toBe("It is here");
   });
 });
 

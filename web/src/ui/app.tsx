@@ -83,15 +83,20 @@ function Side({ session, panel }: { session: Session; panel: NonNullable<Panel> 
   useEffect(() => {
     const element = side.current;
     if (!element || !mayTakeFocus()) return;
+    const before = document.activeElement;
+    let own: HTMLElement | null = null;
+    /** Until somebody goes on elsewhere. While the part loads there is a heading too, which goes when it is there. */
     const focus = () => {
-      if (element.contains(document.activeElement)) return true;
-      const heading = element.querySelector<HTMLElement>(".panel-head h2");
-      heading?.focus({ preventScroll: true });
-      return heading !== null;
+      const active = document.activeElement;
+      if (own?.isConnected && active === own) return;
+      const isLost = active === null || active === document.body || (own === null && active === before);
+      if (!isLost || own?.isConnected) return observer.disconnect();
+      own = element.querySelector<HTMLElement>(".panel-head h2");
+      own?.focus({ preventScroll: true });
     };
-    if (focus()) return;
-    const observer = new MutationObserver(() => focus() && observer.disconnect());
+    const observer = new MutationObserver(focus);
     observer.observe(element, { childList: true, subtree: true });
+    focus();
     return () => observer.disconnect();
   }, []);
   return (

@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren, JSX } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { Icon, type IconName } from "./icons.tsx";
 import "./kit.css";
 
@@ -180,18 +180,47 @@ interface DialogProps {
   children: ComponentChildren;
 }
 
-/** A modal dialog: the browser keeps the focus in it, Escape closes it. */
+/**
+ * A modal dialog: the browser keeps the focus in it, Escape closes it.
+ *
+ * `onClose` is called once, and in the same moment in which the dialog goes. The browser tells of it a moment later only:
+ * by then a key or a click may have opened something else, which that word would close.
+ */
 export function Dialog({ title, onClose, children }: DialogProps) {
   const id = useId();
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  const isOver = useRef(false);
+  useLayoutEffect(() => {
     dialog.current?.showModal();
+    return () => {
+      isOver.current = true;
+    };
   }, []);
+  const close = () => {
+    if (isOver.current) return;
+    isOver.current = true;
+    dialog.current?.close(); // gives the focus back, which taking it out of the page does not
+    onClose();
+  };
   return (
-    <dialog ref={dialog} aria-labelledby={id} onClose={onClose}>
+    <dialog
+      ref={dialog}
+      aria-labelledby={id}
+      onClose={close}
+      onCancel={(event) => {
+        if (event.target !== dialog.current) return; // that of a file chooser within
+        event.preventDefault();
+        close();
+      }}
+      onKeyDown={(event) => {
+        if (event.key !== "Escape" || event.defaultPrevented) return;
+        event.preventDefault();
+        close();
+      }}
+    >
       <header class="panel-head">
         <h2 id={id}>{title}</h2>
-        <Button icon="close" iconOnly tone="plain" label="Close" onClick={() => dialog.current?.close()} />
+        <Button icon="close" iconOnly tone="plain" label="Close" onClick={close} />
       </header>
       <div class="panel-body">{children}</div>
     </dialog>

@@ -1,7 +1,7 @@
 /** The log of the shown job: build and run, searched, copied and downloaded. */
 
 import { effect, type Signal, useComputed, useSignal, useSignalEffect } from "@preact/signals";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { Button, CopyButton } from "../kit.tsx";
 import { type Half, LogRows } from "../log-rows.ts";
 import { LogSearch } from "../log-search.ts";
@@ -71,13 +71,14 @@ export function Console({ session, commands }: ConsoleProps) {
     folded.value = {};
   });
 
+  const searchBox = useRef<HTMLInputElement>(null);
   const search = useSearch(rows, version, (match) => {
     if (match.row.line.half === "build") folded.value = { ...folded.value, build: false };
     requestAnimationFrame(() => main.value?.reveal(match.row) || side.value?.reveal(match.row));
   });
   const openSearch = () => {
-    isSearching.value = true;
-    requestAnimationFrame(() => document.querySelector<HTMLInputElement>(".console-search input")?.select());
+    isSearching.value = true; // and what is typed next goes there: see SearchBar
+    focusOn(searchBox.current);
   };
   const closeSearch = () => {
     isSearching.value = false;
@@ -232,7 +233,7 @@ export function Console({ session, commands }: ConsoleProps) {
             handle={main}
           />
         )}
-        {isSearching.value && <SearchBar search={search} onClose={closeSearch} />}
+        {isSearching.value && <SearchBar search={search} box={searchBox} onClose={closeSearch} />}
       </div>
       <Teller rows={rows} version={version} />
     </section>
@@ -302,7 +303,19 @@ function useSearch(
   return { query, isExact, count, index, isReading, wanted, current, step, engine };
 }
 
-function SearchBar({ search, onClose }: { search: Search; onClose: () => void }) {
+function focusOn(box: HTMLInputElement | null): void {
+  box?.focus();
+  box?.select();
+}
+
+interface SearchBarProps {
+  search: Search;
+  box: { current: HTMLInputElement | null };
+  onClose: () => void;
+}
+
+function SearchBar({ search, box, onClose }: SearchBarProps) {
+  useLayoutEffect(() => focusOn(box.current), []);
   const { query, isExact, count, index, isReading, engine } = search;
   const more = engine.value.isFull ? "more than " : "";
   const words = !query.value
@@ -315,6 +328,7 @@ function SearchBar({ search, onClose }: { search: Search; onClose: () => void })
   return (
     <search class="console-search">
       <input
+        ref={box}
         type="search"
         aria-label="Search the log"
         placeholder="Search the log"

@@ -17,8 +17,7 @@ export function Help({ session }: { session: Session }) {
     <Dialog
       title="Help"
       onClose={() => {
-        // The browser tells a moment later that it closed: by then a key may have opened another panel.
-        if (session.panel.peek() === "help") session.panel.value = null;
+        session.panel.value = null;
       }}
     >
       <div class="help">
