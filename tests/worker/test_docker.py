@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import socket
@@ -77,6 +78,21 @@ async def test_an_engine_that_is_not_there_is_unavailable_and_says_where(tmp_pat
 async def engine(docker_host: str) -> AsyncIterator[Engine]:
     async with Engine(docker_host) as opened:
         yield opened
+
+
+@pytest.mark.docker
+async def test_a_creation_that_is_called_off_leaves_no_container(engine: Engine) -> None:
+    mark = {"asman.test.mark": str(time.time_ns())}
+    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.03):
+        creating = asyncio.create_task(engine.create({"Image": IMAGE, "Cmd": ["true"], "Labels": mark}))
+        await asyncio.sleep(pause_s)
+        creating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):  # where it was made before, its caller has it
+            await engine.remove(await creating)
+    kept = await engine.create({"Image": IMAGE, "Cmd": ["true"], "Labels": mark})  # and what was asked before is over
+    assert [container.id for container in await engine.find(mark)] == [kept]
+    await engine.remove(kept)
+
 
 
 def sh(script: str, **more: Any) -> dict[str, Any]:

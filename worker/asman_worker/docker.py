@@ -29,9 +29,11 @@ from typing import Any
 
 import aiohttp
 from aiodocker import Docker
+from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 from aiodocker.networks import DockerNetwork
 
+from asman.completion import to_the_end
 from asman.errors import Unavailable
 from asman_worker.abilities import log_driver, missing_limits, reads_as_podman
 
@@ -286,9 +288,20 @@ class Engine:
                 yield event
 
     async def create(self, body: Mapping[str, Any], *, name: str = "") -> str:
-        """Answers with the id; wherever a container is asked for, its name does as well."""
+        """Answers with the id; wherever a container is asked for, its name does as well.
+
+        The engine makes a container also for a caller that has left: for one that is cancelled it is removed again,
+        and the cancellation is raised then.
+        """
         with self._errors():
-            return (await self._quick.containers.create(dict(body), name=name or None)).id
+            creating = self._quick.containers.create(dict(body), name=name or None)
+            return (await to_the_end(creating, self._take_back)).id
+
+    async def _take_back(self, container: DockerContainer) -> None:
+        """As far as the engine answers; what it keeps has the labels by which a worker finds what nobody tracks."""
+        with contextlib.suppress(EngineError, Unavailable, TimeoutError):
+            async with asyncio.timeout(_QUICK.total):
+                await self.remove(container.id)
 
     async def import_image(self, image: str, tree: bytes) -> None:
         """Make an image of a root file system (a tar). Errors: EngineError, also for what it refuses half-way."""
