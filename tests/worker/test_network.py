@@ -363,6 +363,88 @@ async def test_a_spare_guard_made_before_the_host_had_another_address_is_replace
     assert await guards(bench) == []
 
 
+async def half_made(bench: Bench) -> tuple[Networks, str]:
+    """Networks whose spare is being made, because a job took the one before; and the network of that job."""
+    networks = Networks(bench.engine, bench.worker_id, grant(), Images(bench.engine))
+    await networks.start()
+    mode = await networks.take("egress")
+    networks.started()
+    await until(lambda: len(networks.live) == 2)
+    return networks, mode
+
+
+@pytest.mark.docker
+async def test_a_job_that_comes_while_the_spare_is_half_made_waits_for_it(bench: Bench) -> None:
+    networks, first = await half_made(bench)
+    (coming,) = networks.live - {guard_name(first)}
+    second = await networks.take("egress")
+    assert guard_name(second) == coming, "no other one was made beside it"
+    assert networks.live == {guard_name(first), coming}
+    for mode in (first, second):
+        await networks.release(mode)
+    await networks.close()
+    assert await guards(bench) == []
+
+
+@pytest.mark.docker
+async def test_of_jobs_that_come_together_one_waits_and_the_others_do_not_queue_behind_it(bench: Bench) -> None:
+    networks, first = await half_made(bench)
+    modes = await asyncio.gather(*(networks.take("egress") for _ in range(3)))
+    names = {guard_name(mode) for mode in (first, *modes)}
+    assert len(names) == 4, "no two jobs share one"
+    assert networks.live == names, "and none is left over"
+    for mode in (first, *modes):
+        await networks.release(mode)
+    await networks.close()
+    assert await guards(bench) == []
+
+
+@pytest.mark.docker
+async def test_a_job_that_is_stopped_while_it_waits_for_the_spare_leaves_none(bench: Bench) -> None:
+    networks, first = await half_made(bench)
+    waiting = asyncio.create_task(networks.take("egress"))
+    await asyncio.sleep(0)  # it waits
+    await until(lambda: networks._coming is None)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert networks.live == {guard_name(first)}
+    await networks.release(first)
+    await networks.close()
+    assert await guards(bench) == []
+
+
+@pytest.mark.docker
+async def test_a_spare_that_is_half_made_at_the_end_of_the_worker_is_removed(bench: Bench) -> None:
+    networks, first = await half_made(bench)
+    await networks.close()
+    assert networks.live == {guard_name(first)}
+    await networks.release(first)
+    assert await guards(bench) == []
+
+
+@pytest.mark.docker
+async def test_no_spare_is_made_while_the_job_that_took_the_last_one_is_being_started(bench: Bench) -> None:
+    await bench.executor.start()
+    (spare,) = {container.labels[GUARD_LABEL] for container in await guards(bench)}
+    assignment = bench.assignment({"command": ["sh", "-c", "echo up; sleep 30"]})
+    running = bench.begin(assignment)
+    async with asyncio.timeout(30):
+        while len(found := await guards(bench)) < 4 or not all(container.is_running for container in found):
+            await asyncio.sleep(0.05)
+    (job,) = await bench.containers()
+    assert job.labels[GUARD_LABEL] == spare
+    state = await bench.engine.inspect(job.id)
+    assert state is not None
+    for container in found:
+        if container.labels[GUARD_LABEL] != spare:
+            made = await bench.engine.inspect(container.id)
+            assert made is not None
+            assert made.started_at > state.started_at
+    await bench.executor.stop(*assignment.key)
+    await running
+
+
 @pytest.mark.docker
 async def test_without_an_image_for_guards_it_is_made_of_the_machines_busybox(bench: Bench) -> None:
     networks = Networks(

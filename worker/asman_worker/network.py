@@ -7,7 +7,9 @@ So beside each job with egress stands a router, the *gate*, and a *guard* whose 
 a cable leads to the gate and to nothing else. Nothing but the engine's API is needed.
 
 Both belong to one job (or one build) and are removed with it: neighbours share no loopback and no abstract socket.
-One spare pair is kept ready, because joining a namespace that exists takes half the time of making one.
+One spare pair is kept ready, because joining a namespace that exists takes half the time of making one. Two that are
+made at the same time take longer than one after the other, so a job that comes while the spare is being made waits for
+it, and no spare is made while the job that took the last one is being started.
 
 Source: contract, "Network classes"; promise W2.
 """
@@ -79,8 +81,11 @@ class Networks:
         self._worker_id = worker_id
         self._live: set[str] = set()
         self._spare: tuple[str, Routes] | None = None
+        self._coming: asyncio.Task[tuple[str, Routes]] | None = None
+        """The spare that is being made, as long as no job waits for it."""
         self._spare_lock = asyncio.Lock()
         self._refill: asyncio.Task[None] | None = None
+        self._is_calm = asyncio.Event()
         self._upkeep: asyncio.Task[None] | None = None
         self._routes: Routes | None = None
         self._routes_until = 0.0
@@ -111,10 +116,13 @@ class Networks:
             await self._engine.ensure_network(NETWORK)
             return NETWORK
         await self._check_spare()
-        spare, self._spare = self._spare, None
-        guard, _ = spare or await self._make()
+        guard, _ = await self._next()
         self._refill_soon()
         return f"container:{guard}"
+
+    def started(self) -> None:
+        """A job that took a network runs, and has no use for the engine's time any more: make another spare now."""
+        self._is_calm.set()
 
     async def release(self, mode: str) -> None:
         """Done with it, also if the job never came to use it. Repeating it is harmless."""
@@ -143,12 +151,15 @@ class Networks:
     # -- guards ------------------------------------------------------------------------------------------------------
 
     def _refill_soon(self) -> None:
+        self._is_calm.clear()
         if self._refill is None or self._refill.done():
             self._refill = asyncio.create_task(self._fill(), name="spare guard")
 
     async def _fill(self) -> None:
         """A little later, so that the job which took the spare starts first."""
-        await asyncio.sleep(_REFILL_AFTER_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REFILL_AFTER_S):
+                await self._is_calm.wait()
         try:
             await self._have_spare()
         except (AsmanError, EngineError) as error:
@@ -168,7 +179,38 @@ class Networks:
         async with self._spare_lock:
             await self._check_spare()
             if self._spare is None and not self._closed:
-                self._spare = await self._make()
+                await self._make_spare()
+
+    async def _make_spare(self) -> None:
+        """Until it is made, by this task; a job may have taken it by then, and has its failure too."""
+        self._coming = coming = asyncio.create_task(self._make(), name="making of a spare guard")
+        try:
+            await asyncio.wait([coming])
+        finally:
+            is_ours = self._coming is coming
+            if is_ours:
+                self._coming = None
+                coming.cancel()
+                await asyncio.wait([coming])
+                if not coming.cancelled() and coming.exception() is None:
+                    self._spare = coming.result()
+        if is_ours:
+            coming.result()
+
+    async def _next(self) -> tuple[str, Routes]:
+        """The spare; or the one that is being made, which goes to one job only; or one that is made for this job."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            return spare
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return await self._make()
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            if not coming.cancelled() and coming.exception() is None:
+                await asyncio.shield(self._remove_quietly(coming.result()[0]))
+            raise
 
     async def _check_spare(self) -> None:
         """Throw away a spare that does not run, or that has other routes than those that hold now."""

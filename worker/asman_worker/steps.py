@@ -228,6 +228,12 @@ class Steps:
         An engine without privileges (rootless, or inside a container) cannot raise the number of open files above
         its own. What containers then get is the engine's own number, which is lower than ours.
         """
+
+        def at_step(step: str) -> None:
+            job.at_step(step)
+            if step == "wait":
+                self.networks.started()
+
         info = await self._engine.info()
         if not self._sets_nofile:
             spec = replace(spec, ulimits=tuple(limit for limit in spec.ulimits if limit[0] != "nofile"))
@@ -240,7 +246,7 @@ class Steps:
                     limit_s=job.limit_s,
                     grace_s=self.grant.stop_grace_s,
                     start_gate=self._gate(info),
-                    at_step=job.at_step,
+                    at_step=at_step,
                 )
         except EngineError as error:
             if "nofile" not in dict(spec.ulimits) or _NOFILE_REFUSED not in error.message:
