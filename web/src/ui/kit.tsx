@@ -100,6 +100,29 @@ export function Field({ label, hint, fault, children }: FieldProps) {
   );
 }
 
+interface SearchFieldProps {
+  /** For screen readers; the placeholder says it to those who see. */
+  label: string;
+  placeholder: string;
+  value: string;
+  onInput: (text: string) => void;
+  onKeyDown?: (event: KeyboardEvent) => void;
+  box?: { current: HTMLInputElement | null };
+}
+
+export function SearchField({ label, onInput, box, ...rest }: SearchFieldProps) {
+  return (
+    <input
+      {...rest}
+      {...(box ? { ref: box } : {})}
+      class="search-field"
+      type="search"
+      aria-label={label}
+      onInput={(event) => onInput(event.currentTarget.value)}
+    />
+  );
+}
+
 export function Switch({ label, checked, onChange, hint }: SwitchProps) {
   const id = useId();
   return (

@@ -51,9 +51,9 @@ describe("the panel's jobs", () => {
   test("show image and command, and open in place", async () => {
     const session = fakeSession();
     render(<Queue session={session} />, root);
-    await vi.waitFor(() => expect(texts(".job-row-open")[0]).toContain("built from https://github.com/example/solver"));
-    expect(texts(".job-row-state strong")).toEqual(["Running", "Queued", "Failed (exit 3)", "Done"]);
-    all(".job-row-open")[0]?.click();
+    await vi.waitFor(() => expect(texts(".row-open")[0]).toContain("built from https://github.com/example/solver"));
+    expect(texts(".row-state strong")).toEqual(["Running", "Queued", "Failed (exit 3)", "Done"]);
+    all(".row-open")[0]?.click();
     expect(called(session, "show")).toEqual([[OTHER_ID]]);
   });
 
@@ -78,14 +78,14 @@ describe("the panel's jobs", () => {
     const session = fakeSession();
     render(<Queue session={session} />, root);
     type(named("Search jobs"), "hello world");
-    await vi.waitFor(() => expect(texts(".job-row-command")).toEqual(['echo "hello world"']));
+    await vi.waitFor(() => expect(texts(".row-command")).toEqual(['echo "hello world"']));
     expect(texts(".job-list-count")[0]).toMatch(/^1 of 4 jobs/);
     type(named("Search jobs"), "");
     const state = named("State") as HTMLSelectElement;
     state.value = "failed";
     state.dispatchEvent(new Event("change", { bubbles: true }));
     await settle();
-    expect(texts(".job-row-state strong")).toEqual(["Failed (exit 3)"]);
+    expect(texts(".row-state strong")).toEqual(["Failed (exit 3)"]);
   });
 
   test("of a long queue are shown in parts", async () => {
@@ -271,18 +271,18 @@ describe("the history", () => {
   test("is searched, opened, forgotten by one and all at once", async () => {
     const session = fakeSession();
     render(<History session={session} />, root);
-    expect(texts(".history-row-what")).toEqual(["python:3.12-slim", "alpine:3.19.1"]);
-    expect(all(".history-row-what").map((each) => each.getAttribute("href"))).toEqual(
+    expect(texts(".row-open")).toEqual(["python:3.12-slim", "alpine:3.19.1"]);
+    expect(all(".row-open").map((each) => each.getAttribute("href"))).toEqual(
       Array(2).fill("/#?job=JTdCJTdE&queue=public1"),
     );
     type(named("Search the history"), "alpine hello");
     await settle();
-    expect(texts(".history-row-what")).toEqual(["alpine:3.19.1"]);
+    expect(texts(".row-open")).toEqual(["alpine:3.19.1"]);
     named(`Forget job ${OTHER_ID.slice(0, 8)}`).click();
     await settle();
     type(named("Search the history"), "");
     await settle();
-    expect(texts(".history-row-what")).toEqual(["python:3.12-slim"]);
+    expect(texts(".row-open")).toEqual(["python:3.12-slim"]);
     named("Clear all").click();
     await settle();
     expect(called(session, "forget")).toHaveLength(1);
@@ -295,7 +295,7 @@ describe("the history", () => {
   test("a job that is still going is told as it is now", () => {
     const session = fakeSession();
     render(<History session={session} />, root);
-    expect(texts(".history-row-state strong")).toEqual(["Done", "Running"]);
+    expect(texts(".row-state strong")).toEqual(["Done", "Running"]);
   });
 
   test("an address without a page is one of this page", async () => {
@@ -307,7 +307,7 @@ describe("the history", () => {
       { ...first, jobId: JOB_ID.replace("6", "7"), hash: "#?queue=r" },
     ];
     render(<History session={session} />, root);
-    expect(all(".history-row-what").map((each) => each.getAttribute("href"))).toEqual(["/#?queue=q", "/#?queue=r"]);
+    expect(all(".row-open").map((each) => each.getAttribute("href"))).toEqual(["/#?queue=q", "/#?queue=r"]);
   });
 });
 
@@ -317,7 +317,7 @@ describe("the queue's page", () => {
     render(<QueuePage session={session} />, root);
     expect(named("Submit a job").getAttribute("href")).toBe("/#?queue=public1");
     expect(all(".job-row")).toHaveLength(20);
-    expect(all("a.job-row-open")[0]?.getAttribute("href")).toMatch(/^\/j\/[0-9a-f]{64}#\?queue=public1$/);
+    expect(all("a.row-open")[0]?.getAttribute("href")).toMatch(/^\/j\/[0-9a-f]{64}#\?queue=public1$/);
     await vi.waitFor(() => expect(all("svg[role=img]")).toHaveLength(4));
     expect(document.title).toBe("5 running, 25 queued");
     const charts = all("svg[role=img]").map((each) => each.getAttribute("aria-label"));
@@ -375,7 +375,7 @@ describe("the queue's page", () => {
 test("times are local, with the date to point at", () => {
   const session = fakeSession();
   render(<History session={session} />, root);
-  const [time] = all(".history-row time");
+  const [time] = all(".row time");
   expect(time?.getAttribute("datetime")).toBe(new Date(NOW - 4_000).toISOString());
   expect(time?.title).toMatch(/^\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d$/);
 });

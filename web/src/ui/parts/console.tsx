@@ -2,7 +2,7 @@
 
 import { effect, type Signal, useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
-import { Button, CopyButton } from "../kit.tsx";
+import { Button, CopyButton, SearchField } from "../kit.tsx";
 import { type Half, LogRows } from "../log-rows.ts";
 import { LogSearch } from "../log-search.ts";
 import { logFile, saveFile, showLines, textOf } from "../log-text.ts";
@@ -327,14 +327,13 @@ function SearchBar({ search, box, onClose }: SearchBarProps) {
         : "not found";
   return (
     <search class="console-search">
-      <input
-        ref={box}
-        type="search"
-        aria-label="Search the log"
+      <SearchField
+        box={box}
+        label="Search the log"
         placeholder="Search the log"
         value={query.value}
-        onInput={(event) => {
-          query.value = event.currentTarget.value;
+        onInput={(text) => {
+          query.value = text;
         }}
         onKeyDown={(event) => {
           if (event.key === "Enter") {

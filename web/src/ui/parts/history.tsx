@@ -3,12 +3,13 @@
 import { useSignal } from "@preact/signals";
 import { attempt } from "../actions.ts";
 import { Icon } from "../icons.tsx";
-import { Button, PanelFrame } from "../kit.tsx";
+import { Button, PanelFrame, SearchField } from "../kit.tsx";
 import type { HistoryEntry, Session } from "../model.ts";
 import { Confirm } from "./confirm.tsx";
 import { isOpenQueue, maskQueue } from "./queue-name.ts";
 import { endWords, jobWords } from "./queue-words.ts";
 import { When } from "./when.tsx";
+import "./rows.css";
 import "./history.css";
 
 export function History({ session }: { session: Session }) {
@@ -31,13 +32,12 @@ export function History({ session }: { session: Session }) {
         ) : (
           <>
             <div class="history-head">
-              <input
-                type="search"
-                aria-label="Search the history"
+              <SearchField
+                label="Search the history"
                 placeholder="Image, command, id, outcome…"
                 value={text.value}
-                onInput={(event) => {
-                  text.value = event.currentTarget.value;
+                onInput={(typed) => {
+                  text.value = typed;
                 }}
               />
               {!isAsked.value && (
@@ -68,7 +68,7 @@ export function History({ session }: { session: Session }) {
               {text.value.trim() ? `${found.length} of ${all.length}` : all.length} {all.length === 1 ? "job" : "jobs"},
               kept in this browser only
             </p>
-            <ul class="history-rows" aria-label="Jobs of this browser">
+            <ul class="rows" aria-label="Jobs of this browser">
               {found.map((entry) => (
                 <Entry key={`${entry.queue} ${entry.jobId}`} entry={entry} session={session} />
               ))}
@@ -113,27 +113,29 @@ function Entry({ entry, session }: { entry: HistoryEntry; session: Session }) {
     if (innerWidth < 1_000) session.panel.value = null;
   };
   return (
-    <li class={`history-row ${isShown ? "is-shown" : ""}`} aria-current={isShown ? "true" : undefined}>
-      <span class={`history-row-state tone-${words.tone}`}>
+    <li class={`row ${isShown ? "is-shown" : ""}`} aria-current={isShown ? "true" : undefined}>
+      <span class={`row-state tone-${words.tone}`}>
         <Icon name={words.icon} />
         <strong>{words.title}</strong>
       </span>
-      <a class="history-row-what" target="_self" href={addressOf(entry)} onClick={open} title="Open this job">
-        <span class="mono">{entry.image}</span>
-      </a>
-      {entry.command && (
-        <code class="history-row-command" title={entry.command}>
-          {entry.command}
-        </code>
-      )}
-      <span class="history-row-more muted">
+      <span class="row-what">
+        <a class="row-open" target="_self" href={addressOf(entry)} onClick={open} title="Open this job">
+          {entry.image}
+        </a>
+        {entry.command && (
+          <code class="row-command" title={entry.command}>
+            {entry.command}
+          </code>
+        )}
+      </span>
+      <span class="row-more muted">
         <When time={entry.submitted} />
         <span class="mono" title={entry.jobId}>
           {entry.jobId.slice(0, 8)}
         </span>
         <span>on {isOpenQueue(entry.queue) ? entry.queue : maskQueue(entry.queue)}</span>
       </span>
-      <span class="history-row-actions">
+      <span class="row-actions">
         <Button
           icon="trash"
           iconOnly

@@ -4,7 +4,7 @@ import { type Signal, useComputed, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { attempt } from "../actions.ts";
 import { Icon } from "../icons.tsx";
-import { Button } from "../kit.tsx";
+import { Button, SearchField } from "../kit.tsx";
 import type { Session } from "../model.ts";
 import { pastAttempts } from "../status.ts";
 import { showDuration, showElapsed, useNow } from "../time.ts";
@@ -22,6 +22,7 @@ import {
   shortId,
 } from "./queue-words.ts";
 import { When } from "./when.tsx";
+import "./rows.css";
 import "./job-list.css";
 
 /** So many more are shown at a time. */
@@ -70,7 +71,7 @@ export function JobList({ session, filter, open, rowsAtFirst = 50 }: JobListProp
           {isNarrowed && all > 0 ? "No job is like that." : "No job is in this queue now. What you run shows up here."}
         </p>
       ) : (
-        <ul class="job-rows" aria-label="Jobs">
+        <ul class="rows" aria-label="Jobs">
           {shown.map((row) => (
             <Row key={row.jobId} row={row} session={session} definitions={definitions} open={open} />
           ))}
@@ -105,13 +106,12 @@ function useSearched(session: Session, filter: Signal<JobFilter>, definitions: D
 function Filters({ filter }: { filter: Signal<JobFilter> }) {
   return (
     <search class="job-filters">
-      <input
-        type="search"
-        aria-label="Search jobs"
+      <SearchField
+        label="Search jobs"
         placeholder="Image, command, id, worker…"
         value={filter.value.text}
-        onInput={(event) => {
-          filter.value = { ...filter.value, text: event.currentTarget.value };
+        onInput={(text) => {
+          filter.value = { ...filter.value, text };
         }}
       />
       <select
@@ -153,34 +153,34 @@ function Row({ row: { jobId, record }, session, definitions, open }: RowProps) {
   const namespaces = namespacesOf(record);
   const past = pastAttempts(record).length;
   return (
-    <li ref={place} class={`job-row ${isShown ? "is-shown" : ""}`} aria-current={isShown ? "true" : undefined}>
-      <span class={`job-row-state tone-${words.tone}`}>
+    <li ref={place} class={`row job-row ${isShown ? "is-shown" : ""}`} aria-current={isShown ? "true" : undefined}>
+      <span class={`row-state tone-${words.tone}`}>
         <Icon name={words.icon} />
         <span>
           <strong>{words.title}</strong>
           <Lasted record={record} ticks={isOnScreen.value} />
         </span>
       </span>
-      <span class="job-row-what">
+      <span class="row-what">
         {"href" in open ? (
-          <a class="job-row-open" target="_self" href={open.href(jobId)} title={`Open job ${jobId}`}>
+          <a class="row-open" target="_self" href={open.href(jobId)} title={`Open job ${jobId}`}>
             {name}
           </a>
         ) : (
-          <button type="button" class="job-row-open" title={`Show job ${jobId}`} onClick={() => open.show(jobId)}>
+          <button type="button" class="row-open" title={`Show job ${jobId}`} onClick={() => open.show(jobId)}>
             {name}
           </button>
         )}
         {what?.command ? (
-          <code class="job-row-command" title={what.command}>
+          <code class="row-command" title={what.command}>
             {what.command}
           </code>
         ) : (
-          <span class="job-row-command muted">{what ? "the image's own command" : "\u00a0"}</span>
+          <span class="row-command muted">{what ? "the image's own command" : "\u00a0"}</span>
         )}
         {record.message && !isActive && <span class="job-row-message">{record.message}</span>}
       </span>
-      <span class="job-row-more muted">
+      <span class="row-more muted">
         <span class="mono" title={jobId}>
           {jobId.slice(0, 8)}
         </span>
@@ -191,7 +191,7 @@ function Row({ row: { jobId, record }, session, definitions, open }: RowProps) {
         {record.tags?.length ? <span title="Tags">{record.tags.join(", ")}</span> : null}
       </span>
       {isActive && (
-        <span class="job-row-actions">
+        <span class="row-actions">
           {isAsked.value ? (
             <Confirm
               question={record.state === "Running" ? "End it?" : "Take it out?"}
