@@ -15,11 +15,9 @@ import type {
   DataRef,
   Definition,
   DryRun,
-  Ending,
   Half,
   JobRecord,
   JobView,
-  LogLine,
   LogPage,
   OutputRef,
   QueueHistory,
@@ -32,23 +30,16 @@ import type {
   Submitted,
   Why,
 } from "./contract.ts";
-import { AsmanError, type ErrorDetail, JobEnded, type RequestInfo, TEMPORARY } from "./errors.ts";
+import { AsmanError, JobEnded } from "./errors.ts";
 import { readEvents, type ServerEvent } from "./events.ts";
+import { filePath, jobPath, part, queuePath, streamPath } from "./paths.ts";
+import { readEvent, StreamPosition } from "./position.ts";
+import { refusal, unknownJob, unreachable } from "./refusal.ts";
 import { sha256, sha256OfBlob } from "./sha256.ts";
+import { type Ask, type ClientOptions, putWithProgress, type RequestOptions, Transport } from "./transport.ts";
+import { linked, pauseMs, sleep } from "./waiting.ts";
 
-export interface ClientOptions {
-  /** Where the server is, such as `https://queue.example`; empty: where the page came from. */
-  server: string;
-  fetch?: typeof fetch;
-  /** How often a request is repeated before its error is thrown. Default 3. */
-  retries?: number;
-  /** How long an answer may take to begin. Default 30,000; uploads and streams have no such limit. */
-  timeoutMs?: number;
-}
-
-export interface RequestOptions {
-  signal?: AbortSignal | undefined;
-}
+export type { ClientOptions, RequestOptions } from "./transport.ts";
 
 export interface SubmitOptions extends RequestOptions {
   /** Stated id; must be the definition's by either rule. */
@@ -83,22 +74,9 @@ export interface Cancelled {
   message: string;
 }
 
-interface Ask {
-  body?: unknown;
-  query?: Record<string, string | undefined>;
-  headers?: Record<string, string>;
-  signal?: AbortSignal | undefined;
-  /** Added to the time that the answer may take. */
-  moreTimeMs?: number;
-  /** May it be repeated after a connection broke, when nobody knows whether it arrived? */
-  isRepeatable?: boolean;
-}
-
-const FIRST_PAUSE_MS = 250;
-const LONGEST_PAUSE_MS = 10_000;
-const LONGEST_RETRY_AFTER_MS = 30_000;
 /** The server sends a heartbeat every 15 s. */
 const SILENT_STREAM_MS = 50_000;
+const HAS_RESULT: ReadonlySet<Reason> = new Set(["Success", "Error", "TimedOut"]);
 const ASK_WHERE_FROM_BYTES = 1 << 20;
 const SIZES_AT_ONCE = 6;
 const SIZE_WITHIN_MS = 5_000;
@@ -106,30 +84,30 @@ const SIZE_WITHIN_MS = 5_000;
 export class Client {
   /** Without a slash at the end; empty for the page's own. */
   readonly server: string;
-  readonly #given: typeof fetch | undefined;
-  readonly #retries: number;
-  readonly #timeoutMs: number;
+  readonly #http: Transport;
 
   constructor(options: ClientOptions) {
-    const hasOwn = Boolean(options.fetch ?? globalThis.location);
-    this.server = options.server === "" && hasOwn ? "" : checkedServer(options.server);
-    this.#given = options.fetch;
-    this.#retries = options.retries ?? 3;
-    this.#timeoutMs = options.timeoutMs ?? 30_000;
+    this.#http = new Transport(options);
+    this.server = this.#http.server;
+  }
+
+  /** A request of this server whose answer is JSON: for routes that have no method here. */
+  json<T>(method: string, path: string, ask: Ask = {}): Promise<T> {
+    return this.#http.json(method, path, ask);
   }
 
   // --- jobs ----------------------------------------------------------------------------------------------------------
 
   /** Push a job. Repeating is safe: the same definition is the same job. */
   async submit(queue: string, definition: Definition, options: SubmitOptions = {}): Promise<Submitted> {
-    const { value: answer, response } = await this.#exchange<Wire.Submitted>("POST", queuePath(queue), {
+    const { value: answer, response } = await this.#http.exchange<Wire.Submitted>("POST", queuePath(queue), {
       body: submission(definition, options),
       headers: options.wait ? { Prefer: `wait=${Math.ceil(options.wait)}` } : {},
       moreTimeMs: (options.wait ?? 0) * 1000,
       signal: options.signal,
       isRepeatable: true,
     });
-    if (typeof answer.jobId !== "string") throw this.#notOurs("answered a submit without an id", "POST", response);
+    if (typeof answer.jobId !== "string") throw this.#http.notOurs("answered a submit without an id", "POST", response);
     return {
       jobId: answer.jobId,
       isCached: Boolean(answer.cached),
@@ -149,7 +127,7 @@ export class Client {
 
   /** A job in its queue: definition, record, and the result if it left one. Errors: job_not_found, expired. */
   async job(queue: string, jobId: string, options: RequestOptions = {}): Promise<JobView> {
-    const found = await this.#data<Wire.Job>(jobPath(queue, jobId), options);
+    const found = await this.#http.data<Wire.Job>(jobPath(queue, jobId), options);
     if (!found.job)
       throw new AsmanError(`the server told nothing of job ${jobId} in this queue`, { code: "not_asman" });
     const view: JobView = { definition: found.definition ?? null, record: found.job };
@@ -163,27 +141,27 @@ export class Client {
     options: RequestOptions & { queue?: string | undefined } = {},
   ): Promise<Definition | null> {
     const path = options.queue ? jobPath(options.queue, jobId) : `/j/${part(jobId)}`;
-    return this.#data(`${path}/definition.json`, options);
+    return this.#http.data(`${path}/definition.json`, options);
   }
 
   /** The whole finished record. Null for a job that is unknown, unfinished, or left none. */
   async result(queue: string, jobId: string, options: RequestOptions = {}): Promise<Result | null> {
-    return this.#data(`${jobPath(queue, jobId)}/result.json`, options);
+    return this.#http.data(`${jobPath(queue, jobId)}/result.json`, options);
   }
 
   /** Why a job waits: its place, and each connected worker held against each rule. */
   async why(queue: string, jobId: string, options: RequestOptions = {}): Promise<Why> {
-    return this.#data(`${jobPath(queue, jobId)}/why`, options);
+    return this.#http.data(`${jobPath(queue, jobId)}/why`, options);
   }
 
   /** Past attempts, oldest first. */
   async attempts(queue: string, jobId: string, options: RequestOptions = {}): Promise<Attempt[]> {
-    return this.#data(`${jobPath(queue, jobId)}/history.json`, options);
+    return this.#http.data(`${jobPath(queue, jobId)}/history.json`, options);
   }
 
   /** The queue's jobs by id. A queue that nobody used is an empty one. */
   async list(queue: string, options: RequestOptions = {}): Promise<Map<string, JobRecord>> {
-    return new Map(Object.entries(await this.#data<Record<string, JobRecord>>(queuePath(queue), options)));
+    return new Map(Object.entries(await this.#http.data<Record<string, JobRecord>>(queuePath(queue), options)));
   }
 
   /** Jobs, workers and clients of a queue. Workers are asked, so it may take two seconds. */
@@ -203,7 +181,7 @@ export class Client {
 
   /** Prometheus text. */
   async metrics(queue: string, options: RequestOptions = {}): Promise<string> {
-    return (await this.#text("GET", `${queuePath(queue)}/metrics`, only(options))).text;
+    return (await this.#http.text("GET", `${queuePath(queue)}/metrics`, only(options))).text;
   }
 
   /** Give a job up for one namespace (default `_`), or with `*` for all. Final at once if nobody else wants it. */
@@ -294,7 +272,8 @@ export class Client {
           lastGood = Date.now();
           const told = readEvent(event);
           if (told?.kind === "timeout") break; // the server ends very long streams; the job goes on
-          if (told?.kind === "unknown") throw unknownJob(queue, jobId, this.#request("GET", streamPath(queue, jobId)));
+          if (told?.kind === "unknown")
+            throw unknownJob(queue, jobId, this.#http.request("GET", streamPath(queue, jobId)));
           if (told) yield* position.advance(told, event.id);
           if (told?.kind === "final") return;
         }
@@ -328,11 +307,11 @@ export class Client {
       const { kind: _, ...ending } = event;
       const why = ending.message ? `: ${ending.message}` : "";
       throw new JobEnded(`job ${jobId} ended without a result, as ${ending.outcome ?? ending.reason}${why}`, ending, {
-        request: this.#request("GET", streamPath(queue, jobId)),
+        request: this.#http.request("GET", streamPath(queue, jobId)),
         hint: "Submit the job again to run it again.",
       });
     }
-    throw unknownJob(queue, jobId, this.#request("GET", streamPath(queue, jobId)));
+    throw unknownJob(queue, jobId, this.#http.request("GET", streamPath(queue, jobId)));
   }
 
   async *#events(
@@ -341,15 +320,15 @@ export class Client {
     lastEventId: string,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<ServerEvent, void, undefined> {
-    const request = this.#request("GET", streamPath(queue, jobId));
+    const request = this.#http.request("GET", streamPath(queue, jobId));
     const until = linked(signal);
     try {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
       if (lastEventId) headers["Last-Event-ID"] = lastEventId;
-      const response = await this.#once(request, { headers, signal: until.signal, cache: "no-store" }, until);
+      const response = await this.#http.once(request, { headers, signal: until.signal, cache: "no-store" }, until);
       if (!response.ok) throw await refusal(response, request);
       if (!response.body || !response.headers.get("content-type")?.startsWith("text/event-stream")) {
-        throw this.#notOurs("has no follow stream", "GET", response);
+        throw this.#http.notOurs("has no follow stream", "GET", response);
       }
       const silent = () => until.abort(unreachable(request, `nothing came for ${SILENT_STREAM_MS / 1000} s`));
       yield* readEvents(response.body, SILENT_STREAM_MS, silent);
@@ -397,7 +376,7 @@ export class Client {
         code: "not_finished",
         status: 404,
         hint: "Wait for the job to end.",
-        request: this.#request("GET", `${jobPath(queue, jobId)}/result.json`),
+        request: this.#http.request("GET", `${jobPath(queue, jobId)}/result.json`),
       });
     }
     const found = this.outputsOf(queue, jobId, result);
@@ -422,13 +401,13 @@ export class Client {
   async fetchFile(url: string, options: RequestOptions & { range?: string | undefined } = {}): Promise<Response> {
     const headers: Record<string, string> = options.range ? { Range: options.range } : {};
     const path = url.startsWith(this.server) ? url.slice(this.server.length) : url;
-    return (await this.#send("GET", path, { headers, signal: options.signal })).response;
+    return (await this.#http.send("GET", path, { headers, signal: options.signal })).response;
   }
 
   async #size(url: string, options: RequestOptions): Promise<number | null> {
     const until = linked(options.signal, SIZE_WITHIN_MS);
     try {
-      const response = await this.#fetch(url, { method: "HEAD", signal: until.signal });
+      const response = await this.#http.fetch(url, { method: "HEAD", signal: until.signal });
       const length = response.headers.get("content-length");
       return response.ok && length !== null && /^\d+$/.test(length) ? Number(length) : null;
     } catch {
@@ -471,7 +450,7 @@ export class Client {
         return;
       } catch (error) {
         options.signal?.throwIfAborted();
-        if (!(error instanceof AsmanError && error.isTemporary) || tried >= this.#retries) throw error;
+        if (!(error instanceof AsmanError && error.isTemporary) || tried >= this.#http.retries) throw error;
         await sleep(pauseMs(tried, error), options.signal);
       }
     }
@@ -498,440 +477,15 @@ export class Client {
   /** One try. With `XMLHttpRequest`, where there is one, because `fetch` does not say how much it has sent. */
   async #putOnce(url: string, blob: Blob, options: UploadOptions): Promise<void> {
     const request = { method: "PUT", url };
-    if (options.onProgress && !this.#given && typeof XMLHttpRequest === "function") {
+    if (options.onProgress && !this.#http.given && typeof XMLHttpRequest === "function") {
       await putWithProgress(request, blob, options.onProgress, options.signal);
       return;
     }
     const headers = { "Content-Type": "application/octet-stream" };
-    const response = await this.#once(request, { headers, body: blob, signal: options.signal ?? null });
+    const response = await this.#http.once(request, { headers, body: blob, signal: options.signal ?? null });
     if (!response.ok) throw await refusal(response, request);
     await response.body?.cancel();
   }
-
-  // --- requests ------------------------------------------------------------------------------------------------------
-
-  /** A request of this server whose answer is JSON: for routes that have no method here. */
-  async json<T>(method: string, path: string, ask: Ask = {}): Promise<T> {
-    return (await this.#exchange<T>(method, path, ask)).value;
-  }
-
-  async #data<T>(path: string, options: RequestOptions): Promise<T> {
-    const answer = await this.json<{ data?: T }>("GET", path, only(options));
-    if (answer.data === undefined) throw new AsmanError(`${path} answered without data`, { code: "not_asman" });
-    return answer.data;
-  }
-
-  async #exchange<T>(method: string, path: string, ask: Ask): Promise<{ value: T; response: Response }> {
-    const { text, response } = await this.#text(method, path, ask);
-    try {
-      return { value: JSON.parse(text), response };
-    } catch {
-      const type = response.headers.get("content-type") ?? "no type";
-      throw this.#notOurs(`answered with ${type}, not with JSON`, method, response);
-    }
-  }
-
-  async #text(method: string, path: string, ask: Ask): Promise<{ text: string; response: Response }> {
-    const { response, until } = await this.#send(method, path, ask);
-    until.restartClock();
-    try {
-      return { text: await response.text(), response };
-    } catch (error) {
-      ask.signal?.throwIfAborted();
-      throw unreachable(
-        { method, url: response.url },
-        until.timedOut() ? "the answer was not complete in time" : error,
-      );
-    } finally {
-      until.unlink();
-    }
-  }
-
-  /** Send, and repeat while the connection breaks or the server asks for patience. */
-  async #send(method: string, path: string, ask: Ask): Promise<{ response: Response; until: Linked }> {
-    const request = this.#request(method, withQuery(path, ask.query));
-    const headers = { ...ask.headers };
-    const init: RequestInit = { headers };
-    if (ask.body !== undefined) {
-      init.body = JSON.stringify(ask.body);
-      headers["Content-Type"] = "application/json";
-    }
-    const isRepeatable = ask.isRepeatable ?? method === "GET";
-    for (let tried = 0; ; tried += 1) {
-      const until = linked(ask.signal, this.#timeoutMs + (ask.moreTimeMs ?? 0));
-      let failure: AsmanError;
-      try {
-        const response = await this.#once(request, { ...init, signal: until.signal }, until);
-        if (response.ok) {
-          until.stopClock();
-          return { response, until };
-        }
-        failure = await refusal(response, request);
-      } catch (error) {
-        ask.signal?.throwIfAborted();
-        if (!(error instanceof AsmanError)) throw error;
-        failure = error;
-      }
-      until.unlink();
-      const mayRepeat = isRepeatable || REFUSED_UNTOUCHED.has(failure.status);
-      if (!failure.isTemporary || !mayRepeat || tried >= this.#retries) throw failure;
-      await sleep(pauseMs(tried, failure), ask.signal);
-    }
-  }
-
-  async #once(request: RequestInfo, init: RequestInit, until?: Linked): Promise<Response> {
-    try {
-      return await this.#fetch(request.url, { ...init, method: request.method });
-    } catch (error) {
-      if (until?.timedOut()) throw unreachable(request, `no answer came in ${this.#timeoutMs / 1000} s`);
-      init.signal?.throwIfAborted();
-      throw unreachable(request, error);
-    }
-  }
-
-  #fetch(url: string, init: RequestInit): Promise<Response> {
-    const used = this.#given ?? globalThis.fetch;
-    return used(url, { credentials: "omit", ...init });
-  }
-
-  #request(method: string, path: string): RequestInfo {
-    return { method, url: path.startsWith("/") ? this.server + path : path };
-  }
-
-  #notOurs(what: string, method: string, response: Response): AsmanError {
-    return new AsmanError(`${this.server || "the server"} ${what}`, {
-      code: "not_asman",
-      status: response.status,
-      hint: "Check that this is the address of an asman server.",
-      request: { method, url: response.url },
-    });
-  }
-}
-
-// --- where a reader of a stream is -----------------------------------------------------------------------------------
-
-const HAS_RESULT: ReadonlySet<Reason> = new Set(["Success", "Error", "TimedOut"]);
-
-type Told =
-  | { kind: "state"; state: State; attempt?: number; worker?: string; ending: Ending | null }
-  | { kind: "log"; half: Half; lines: LogLine[]; cursor: number }
-  | ({ kind: "final" } & Ending)
-  | { kind: "timeout" }
-  | { kind: "unknown" };
-
-/** Over all connections of one reader. Lines are known by their number within an attempt. */
-export class StreamPosition {
-  /** `attempt-build-run`: what `Last-Event-ID` takes. Empty before the first event. */
-  id: string;
-  #attempt = 0;
-  #cursor: Record<Half, number> = { build: 0, run: 0 };
-  #state = "";
-
-  constructor(id = "") {
-    this.id = "";
-    const numbers = parseEventId(id);
-    if (!numbers) return;
-    this.id = id;
-    [this.#attempt, this.#cursor.build, this.#cursor.run] = numbers;
-  }
-
-  /** What of it is new to the reader. */
-  *advance(told: Exclude<Told, { kind: "timeout" | "unknown" }>, id: string): Generator<StreamEvent, void, undefined> {
-    if (told.kind !== "log") {
-      const text = JSON.stringify(told);
-      if (told.kind === "state" && text === this.#state) return;
-      this.#state = text;
-      this.id = id || this.id;
-      yield told;
-      return;
-    }
-    const attempt = parseEventId(id)?.[0] ?? this.#attempt;
-    if (attempt !== this.#attempt) {
-      const isAnother = this.#attempt !== 0;
-      this.#attempt = attempt;
-      if (isAnother) {
-        this.#cursor = { build: 0, run: 0 };
-        yield { kind: "reset", attempt };
-      }
-    }
-    this.id = id || this.id;
-    const known = this.#cursor[told.half];
-    const first = told.cursor - told.lines.length;
-    const lines = first < known ? told.lines.slice(known - first) : told.lines;
-    if (!lines.length) return;
-    this.#cursor[told.half] = told.cursor;
-    yield { kind: "log", half: told.half, lines, start: Math.max(first, known), attempt };
-  }
-}
-
-function parseEventId(id: string): [number, number, number] | null {
-  const found = /^(\d{1,9})-(\d{1,12})-(\d{1,12})$/.exec(id);
-  return found ? [Number(found[1]), Number(found[2]), Number(found[3])] : null;
-}
-
-/** Null for what is not understood: a newer server may have more to tell. */
-function readEvent(event: ServerEvent): Told | null {
-  let data: Record<string, unknown>;
-  try {
-    data = JSON.parse(event.data);
-  } catch {
-    return null;
-  }
-  if (typeof data !== "object" || data === null) return null;
-  switch (event.event) {
-    case "build-log":
-    case "run-log":
-      if (!Array.isArray(data.lines) || typeof data.cursor !== "number") return null;
-      return { kind: "log", half: event.event === "run-log" ? "run" : "build", lines: data.lines, cursor: data.cursor };
-    case "state":
-      return readState(data);
-    case "final":
-      if (data.state === "Timeout") return { kind: "timeout" };
-      if (data.state === "Unknown") return { kind: "unknown" };
-      return { kind: "final", ...readEnding(data) };
-  }
-  return null;
-}
-
-function readState(data: Record<string, unknown>): Told {
-  const told: Told = {
-    kind: "state",
-    state: data.state as State,
-    ending: typeof data.reason === "string" ? readEnding(data) : null,
-  };
-  if (typeof data.attempt === "number") told.attempt = data.attempt;
-  if (typeof data.worker === "string") told.worker = data.worker;
-  return told;
-}
-
-function readEnding(data: Record<string, unknown>): Ending {
-  const ending: Ending = {
-    state: data.state as State,
-    reason: data.reason as Reason,
-    outcome: (data.outcome as Ending["outcome"]) ?? null,
-  };
-  if (typeof data.exitCode === "number") ending.exitCode = data.exitCode;
-  if (typeof data.message === "string") ending.message = data.message;
-  return ending;
-}
-
-// --- errors ----------------------------------------------------------------------------------------------------------
-
-/** Answers after which nothing has happened at the server. */
-const REFUSED_UNTOUCHED: ReadonlySet<number> = new Set([429, 503]);
-
-/** The error that an answer stands for. */
-async function refusal(response: Response, request: RequestInfo): Promise<AsmanError> {
-  const text = await response.text().catch(() => "");
-  return refusalOf(response.status, text, request, response.headers.get("retry-after"));
-}
-
-function refusalOf(status: number, text: string, request: RequestInfo, retryAfter: string | null): AsmanError {
-  const body = parsed(text);
-  const members = { status, request, retryAfterMs: readRetryAfter(retryAfter) };
-  if (typeof body?.error !== "string") {
-    const hint = TEMPORARY.has(status)
-      ? "Try again in a moment."
-      : "Check that this is the address of an asman server.";
-    return new AsmanError(`the answer was ${status} without an explanation`, {
-      ...members,
-      code: byStatus(status),
-      hint,
-    });
-  }
-  return new AsmanError(body.error, {
-    ...members,
-    code: typeof body.code === "string" ? body.code : byStatus(status),
-    hint: typeof body.hint === "string" ? body.hint : "",
-    details: Array.isArray(body.details) ? (body.details as ErrorDetail[]) : [],
-    requestId: typeof body.requestId === "string" ? body.requestId : "",
-  });
-}
-
-function parsed(text: string): Record<string, unknown> | null {
-  try {
-    const value = JSON.parse(text);
-    return typeof value === "object" ? value : null;
-  } catch {
-    return null;
-  }
-}
-
-function byStatus(status: number): string {
-  const known: Record<number, string> = {
-    404: "not_found",
-    409: "conflict",
-    410: "expired",
-    413: "limit_exceeded",
-    422: "unprocessable",
-    429: "rate_limited",
-    507: "storage_full",
-  };
-  return known[status] ?? (status >= 500 ? "unavailable" : "bad_request");
-}
-
-function unreachable(request: RequestInfo, cause: unknown): AsmanError {
-  const said = cause instanceof Error ? innermost(cause).message : String(cause);
-  return new AsmanError(`the server cannot be reached: ${said}`, {
-    code: "unreachable",
-    request,
-    hint: "Check the connection, and that the server runs.",
-    cause,
-  });
-}
-
-/** Node says why a request failed in the cause only. */
-function innermost(error: Error): Error {
-  return error.cause instanceof Error && error.cause.message ? innermost(error.cause) : error;
-}
-
-function unknownJob(queue: string, jobId: string, request: RequestInfo): AsmanError {
-  return new AsmanError(`queue "${queue}" knows no job ${jobId}`, {
-    code: "job_not_found",
-    status: 404,
-    request,
-    hint: "Check the job id and the queue; a job is known from its submit until it expires.",
-  });
-}
-
-function putWithProgress(
-  request: RequestInfo,
-  blob: Blob,
-  onProgress: (sent: number, size: number) => void,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const sending = new XMLHttpRequest();
-    const abort = () => sending.abort();
-    sending.open(request.method, request.url);
-    sending.setRequestHeader("Content-Type", "application/octet-stream");
-    sending.upload.onprogress = (event) => onProgress(event.loaded, blob.size);
-    sending.onload = () => {
-      if (sending.status >= 200 && sending.status < 300) resolve();
-      else {
-        reject(refusalOf(sending.status, sending.responseText, request, sending.getResponseHeader("retry-after")));
-      }
-    };
-    sending.onerror = () => reject(unreachable(request, "the connection broke"));
-    sending.onabort = () => reject(signal?.reason ?? unreachable(request, "the upload was stopped"));
-    sending.onloadend = () => signal?.removeEventListener("abort", abort);
-    signal?.addEventListener("abort", abort);
-    if (signal?.aborted) reject(signal.reason);
-    else sending.send(blob);
-  });
-}
-
-// --- waiting ---------------------------------------------------------------------------------------------------------
-
-/** Longer with each failure, and never the same for everybody, so that a server that comes back is not run over. */
-function pauseMs(failures: number, error: AsmanError | null): number {
-  if (error?.retryAfterMs) return error.retryAfterMs;
-  const whole = Math.min(FIRST_PAUSE_MS * 2 ** failures, LONGEST_PAUSE_MS);
-  return Math.round(whole * (0.5 + Math.random() / 2));
-}
-
-function readRetryAfter(text: string | null): number | null {
-  if (!text) return null;
-  const ms = /^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
-  return Number.isFinite(ms) && ms > 0 ? Math.min(ms, LONGEST_RETRY_AFTER_MS) : null;
-}
-
-function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal?.aborted) return reject(signal.reason);
-    const stop = () => {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", stop);
-      resolve();
-    }, ms);
-    signal?.addEventListener("abort", stop, { once: true });
-  });
-}
-
-interface Linked {
-  signal: AbortSignal;
-  abort(reason: unknown): void;
-  timedOut(): boolean;
-  /** The answer has begun: it may take as long as it needs, but the caller can still end it. */
-  stopClock(): void;
-  /** The body of an answer has the same time again. */
-  restartClock(): void;
-  unlink(): void;
-}
-
-/** A signal that the caller's signal ends, or time. (`AbortSignal.any` is missing in browsers of two years ago.) */
-function linked(signal: AbortSignal | undefined, timeoutMs?: number): Linked {
-  const own = new AbortController();
-  const follow = () => own.abort(signal?.reason);
-  let isLate = false;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const stopClock = () => clearTimeout(timer);
-  const restartClock = () => {
-    stopClock();
-    if (timeoutMs === undefined) return;
-    timer = setTimeout(() => {
-      isLate = true;
-      own.abort();
-    }, timeoutMs);
-  };
-  if (signal?.aborted) follow();
-  else signal?.addEventListener("abort", follow);
-  restartClock();
-  const unlink = () => {
-    stopClock();
-    signal?.removeEventListener("abort", follow);
-  };
-  return {
-    signal: own.signal,
-    abort: (reason) => own.abort(reason),
-    timedOut: () => isLate,
-    stopClock,
-    restartClock,
-    unlink,
-  };
-}
-
-// --- paths -----------------------------------------------------------------------------------------------------------
-
-function checkedServer(server: string): string {
-  const url = URL.canParse(server) ? new URL(server) : null;
-  if (!url || !/^https?:$/.test(url.protocol)) {
-    throw new AsmanError(`"${server}" is not the address of a server`, {
-      code: "bad_argument",
-      hint: "Write it like https://queue.example or http://localhost:8000.",
-    });
-  }
-  return `${url.origin}${url.pathname}`.replace(/\/+$/, "");
-}
-
-function part(name: string): string {
-  return encodeURIComponent(name);
-}
-
-function queuePath(queue: string): string {
-  if (!queue) throw new AsmanError("there is no queue", { code: "bad_argument", hint: "Name a queue." });
-  return `/q/${part(queue)}`;
-}
-
-function jobPath(queue: string, jobId: string): string {
-  return `${queuePath(queue)}/j/${part(jobId)}`;
-}
-
-function streamPath(queue: string, jobId: string): string {
-  return `${jobPath(queue, jobId)}/stream`;
-}
-
-/** Slashes stay as they are. */
-function filePath(name: string): string {
-  return name.split("/").map(part).join("/");
-}
-
-function withQuery(path: string, query: Record<string, string | undefined> = {}): string {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
-  return given.length ? `${path}?${new URLSearchParams(given as [string, string][])}` : path;
 }
 
 function only(options: RequestOptions): { signal: AbortSignal | undefined } {

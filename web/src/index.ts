@@ -5,7 +5,6 @@ export {
   Client,
   type ClientOptions,
   type StreamOptions,
-  StreamPosition,
   type SubmitOptions,
   type UploadOptions,
 } from "./client.ts";
@@ -27,5 +26,6 @@ export {
 export * from "./contract.ts";
 export { AsmanError, type ClientErrorCode, type ErrorDetail, JobEnded, type RequestInfo } from "./errors.ts";
 export { canonicalJson, isInjectedEnv, jobId, jobIdNow, verbatimId } from "./identity.ts";
+export { StreamPosition } from "./position.ts";
 export { sha256, sha256OfBlob } from "./sha256.ts";
 export { QueueSocket, type QueueSocketOptions, type SocketState, socketUrl } from "./socket.ts";
