@@ -5,7 +5,7 @@
  * the job that is shown (`watching`), submits (`sending`), the host page (`metaframe`), this browser's memory (`store`).
  */
 
-import { batch, computed, effect, type ReadonlySignal, type Signal, signal, untracked } from "@preact/signals";
+import { batch, computed, effect, type ReadonlySignal, signal, untracked } from "@preact/signals";
 import { Client } from "../client.ts";
 import { ANY_NAMESPACE, DEFAULT_NAMESPACE } from "../contract.gen.ts";
 import type { Definition, JobRecord, Submitted, WorkerRecord } from "../contract.ts";
@@ -14,29 +14,15 @@ import { QueueSocket, type QueueSocketOptions, socketUrl } from "../socket.ts";
 import { emitted, isQueueOfHost } from "./emitting.ts";
 import { making } from "./making.ts";
 import { type FrameWindow, type Inputs, JOB_PIPES, Metaframe, refsOf } from "./metaframe.ts";
-import type {
-  Assembled,
-  Connection,
-  DataRefLike,
-  HistoryEntry,
-  Missing,
-  Notice,
-  Panel,
-  Session,
-  Unsaved,
-} from "./model.ts";
+import type { Assembled, Connection, DataRefLike, HistoryEntry, Missing, Panel, Session, Unsaved } from "./model.ts";
+import { noticeBoard } from "./notice-board.ts";
+import { consent, isAmongOwn, localPort } from "./own-machine.ts";
 import { linkParams, type Place } from "./params.ts";
 import { routeOf } from "./routes.ts";
 import { Sending } from "./sending.ts";
 import { keyOf, type Pending, Store } from "./store.ts";
 import { isActive, leavesResult, watching } from "./watching.ts";
 import { whereOf } from "./where.ts";
-
-const NOTE_MS = 6_000;
-const NOTICES_MAX = 20;
-const CONSENT = "asman-local-consent";
-/** Where a person can say which port the worker of this machine listens on. */
-const LOCAL_PORT = "asman-local-port";
 
 /** What a session needs of the window it runs in. */
 export type SessionWindow = Omit<Place, "addEventListener" | "removeEventListener"> &
@@ -73,29 +59,7 @@ export function createSession({ window, database, ...runtime }: Surroundings): L
   const base = new URL(".", window.document.baseURI).pathname.replace(/\/+$/, "");
   const page = { origin: window.location.origin, base };
 
-  // --- notices -------------------------------------------------------------------------------------------------------
-  const notices = signal<readonly Notice[]>([]);
-  let lastNotice = 0;
-  const dismiss = (id: number) => {
-    notices.value = notices.peek().filter((notice) => notice.id !== id);
-  };
-  const notify = (notice: Omit<Notice, "id">): number => {
-    const id = ++lastNotice;
-    const others = notices.peek().filter(({ kind, text }) => kind !== notice.kind || text !== notice.text);
-    notices.value = [...others, { ...notice, id }].slice(-NOTICES_MAX);
-    if (notice.kind === "note") setTimeout(() => dismiss(id), NOTE_MS);
-    return id;
-  };
-  const complain = (text: string, error: unknown, again?: () => void) => {
-    const said = error instanceof Error ? error.message : String(error);
-    const hint = error instanceof AsmanError ? error.hint : "";
-    notify({
-      kind: "error",
-      text: `${text}: ${said}`,
-      ...(hint ? { hint } : {}),
-      ...(again ? { action: { label: "Try again", run: again } } : {}),
-    });
-  };
+  const { notices, notify, dismiss, complain } = noticeBoard();
 
   // --- the address ---------------------------------------------------------------------------------------------------
   const route = signal(routeOf(window.location.pathname, base));
@@ -519,47 +483,6 @@ function stable<T>(compute: () => T): ReadonlySignal<T> {
     if (before === undefined || JSON.stringify(now) !== JSON.stringify(before)) before = now;
     return before;
   });
-}
-
-/** Are the pages around this frame of this origin? They could do all that it can. */
-function isAmongOwn(window: SessionWindow): boolean {
-  const { origin } = window.location;
-  try {
-    const around = window as unknown as Record<"parent" | "top", { location: { origin: string } }>;
-    return around.parent.location.origin === origin && around.top.location.origin === origin;
-  } catch {
-    return false; // another origin's page does not say
-  }
-}
-
-/** May this machine be used? In a frame of a stranger's page a person of this tab must have said so. */
-function consent(window: SessionWindow, isAsked: boolean): Signal<boolean> {
-  if (!isAsked) return signal(true);
-  let given = false;
-  try {
-    given = window.sessionStorage.getItem(CONSENT) === "true";
-  } catch {
-    // asked again in each frame
-  }
-  const now = signal(given);
-  effect(() => {
-    const value = String(now.value);
-    try {
-      window.sessionStorage.setItem(CONSENT, value);
-    } catch {
-      // as above
-    }
-  });
-  return now;
-}
-
-function localPort(window: SessionWindow): number | undefined {
-  try {
-    const port = Number(window.localStorage.getItem(LOCAL_PORT));
-    return Number.isInteger(port) && port > 0 && port < 65536 ? port : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 function historyEntry({ jobId, definition }: Assembled, queue: string, hash: string): HistoryEntry {
