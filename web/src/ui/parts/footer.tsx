@@ -6,6 +6,7 @@ import { Button } from "../kit.tsx";
 import type { Connection, Session } from "../model.ts";
 import { isOpenQueue, maskQueue } from "./queue-name.ts";
 import { Reveal } from "./reveal.tsx";
+import "./footer.css";
 
 const CONNECTIONS: Record<Connection, { text: string; isBad: boolean }> = {
   none: { text: "", isBad: false },

@@ -8,6 +8,7 @@ import { Button } from "../kit.tsx";
 import type { Panel, Session } from "../model.ts";
 import { actionsFor, shownOf } from "../status.ts";
 import { Status } from "./status.tsx";
+import "./header.css";
 
 interface Opener {
   panel: NonNullable<Panel>;

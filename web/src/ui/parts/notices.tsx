@@ -3,6 +3,7 @@
 import { Icon } from "../icons.tsx";
 import { Button } from "../kit.tsx";
 import type { Notice, Session } from "../model.ts";
+import "./notices.css";
 
 const ICONS = { error: "bad", warning: "warn", note: "check" } as const;
 

@@ -3,6 +3,7 @@
 import { Icon, type IconName } from "../icons.tsx";
 import type { Session, Step, StepName } from "../model.ts";
 import { showDuration, showElapsed, useNow } from "../time.ts";
+import "./steps.css";
 
 const LABELS: Record<StepName, string> = {
   inputs: "Inputs",
