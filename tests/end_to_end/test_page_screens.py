@@ -197,6 +197,7 @@ def walk(at: Walk, seeds: Seeds) -> None:
     page.goto(seeds.elsewhere)  # a server of this machine would be there without a network, too
     expect(button(page, "Run")).to_be_enabled()
     expect(button(page, "Queue")).to_be_visible()
+    expect(page.get_by_text("connecting…")).to_have_count(0)  # a socket cut off before it opens is reported
     at.visit.context.set_offline(True)
     expect(page.get_by_text("You are offline.")).to_be_visible()
     at.look("offline")
