@@ -430,7 +430,7 @@ async def test_no_spare_is_made_while_the_job_that_took_the_last_one_is_being_st
     assignment = bench.assignment({"command": ["sh", "-c", "echo up; sleep 30"]})
     running = bench.begin(assignment)
     async with asyncio.timeout(30):
-        while len(found := await guards(bench)) < 4 or not all(container.is_running for container in found):
+        while len(found := await guards(bench)) < 4 or not all(c.is_running for c in found):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     (job,) = await bench.containers()
     assert job.labels[GUARD_LABEL] == spare
