@@ -30,6 +30,7 @@ __all__ = [
     "SupportsLeading",
     "SupportsScan",
     "SupportsSignedUrls",
+    "TellsAlone",
     "TellsDurability",
     "TellsGaps",
 ]
@@ -298,6 +299,16 @@ class KnowsListeners(Protocol):
 
     def is_heard(self, topic: str) -> bool:
         """False only if certainly nobody is subscribed to the topic, here or on another server."""
+        ...
+
+
+@runtime_checkable
+class TellsAlone(Protocol):
+    """A notifier that knows whether other servers take part."""
+
+    @property
+    def is_alone(self) -> bool:
+        """True only if whatever is subscribed to a topic is subscribed here: who is connected need not be told."""
         ...
 
 

@@ -54,6 +54,8 @@ class Sweeper:
     holder: str = ""
     asks: bool = True
     """Only sweep while no other server does."""
+    prunes: bool = True
+    """Blobs too: False where somebody else removes those that have expired."""
     last_at: float | None = None
     _blobs_at: float = 0.0
     _delivering: dict[str, asyncio.Future[None]] = field(default_factory=dict)
@@ -157,7 +159,7 @@ class Sweeper:
         await self.settle()
 
     async def _prune_blobs(self, now: float) -> None:
-        if now - self._blobs_at < 60.0:
+        if not self.prunes or now - self._blobs_at < 60.0:
             return
         self._blobs_at = now
         await self.services.blobs.prune(now - 60.0)

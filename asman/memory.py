@@ -400,6 +400,8 @@ async def _pieces(data: bytes, start: int, stop: int) -> AsyncIterator[bytes]:
 class MemoryNotifier(_Opened):
     """Messages within one process, delivered before ``publish`` returns. Source: ``abc.Notifier``."""
 
+    is_alone = True
+
     def __init__(self) -> None:
         self._subscribers: dict[str, list[Callable[[bytes], None]]] = {}
 

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from asman.abc import Notifier, TellsGaps
+from asman.abc import Notifier, TellsAlone, TellsGaps
 from asman.completion import to_the_end
 from asman.job import Requirements
 from asman.matching import Capacity, fits
-from asman.memory import MemoryNotifier
 from asman.messages import decode_event, encode_event, frame
 from asman.neighbours import Connected, Neighbours, announcement
 
@@ -399,7 +398,7 @@ class Hub:
 
     def __init__(self, notifier: Notifier, *, server: str = "", clock: Callable[[], float] = lambda: 0.0) -> None:
         self._notifier, self._clock, self.server = notifier, clock, server
-        self.is_alone = isinstance(notifier, MemoryNotifier)
+        self.is_alone = isinstance(notifier, TellsAlone) and notifier.is_alone
         self._telling: set[asyncio.Future[None]] = set()
         if isinstance(notifier, TellsGaps):
             notifier.on_gap(self.catch_up)

@@ -37,6 +37,8 @@ TESTED_IN: dict[str, str] = {
     "backends/asman_cloudflare/r2_bucket.py": "backends/test_cloudflare_blobs.py",
     "backends/asman_cloudflare/r2_reading.py": "backends/test_cloudflare_blobs.py",
     "backends/asman_cloudflare/r2_upload.py": "backends/test_cloudflare_blobs.py",
+    "backends/asman_cloudflare/directory.py": "backends/test_cloudflare_durable.py",
+    "backends/asman_sqlite/store.py": "backends/test_sqlite_requests.py",
     "plugins/asman_metrics/families.py": "plugins/test_metrics_server.py",
 }
 """Modules whose tests stand in a file of another name, which imports them."""
@@ -294,6 +296,7 @@ OPEN_TO_BACKENDS = {
     *(
         "_emscripten",
         "abc",
+        "batches",
         "client",
         "completion",
         "config",

@@ -86,10 +86,19 @@ async def _candidates(services: Services, queue: str, free: Capacity, limit: int
         return []
     counts = await services.jobs.counts(queue)
     shapes = [s for state, s in counts if state is State.QUEUED and fits(Requirements.from_shape(s), free)]
-    enough = limit + len(reserved) + _SLACK
-    heads: list[Job] = []
-    for shape in shapes:
-        heads += await services.jobs.list(queue, states=(State.QUEUED,), shape=shape, limit=enough)
+    while True:
+        enough = limit + len(reserved) + _SLACK
+        states = (State.QUEUED,)
+        heads = [await services.jobs.list(queue, states=states, shape=shape, limit=enough) for shape in shapes]
+        chosen = _choose(services, [job for head in heads for job in head], free, limit, reserved)
+        others_took = limit + len(reserved) + _SLACK > enough  # reserved meanwhile: there may be more behind them
+        if len(chosen) == limit or not others_took or all(len(head) < enough for head in heads):
+            break
+    reserved.update(job.job_id for job in chosen)
+    return chosen
+
+
+def _choose(services: Services, heads: list[Job], free: Capacity, limit: int, reserved: set[str]) -> list[Job]:
     now = services.clock()
     chosen: list[Job] = []
     for job in sorted(heads, key=lambda j: (j.queued_at, j.job_id)):
@@ -98,7 +107,6 @@ async def _candidates(services: Services, queue: str, free: Capacity, limit: int
         if job.job_id not in reserved and fits(job.requirements, free) and not job.is_expired(now):
             chosen.append(job)
             free = _less(free, [job])
-    reserved.update(job.job_id for job in chosen)
     return chosen
 
 

@@ -67,8 +67,8 @@ class Bucket:
     """Errors: of all methods Unavailable, with R2's own words; StorageFull where an object may not be as large."""
 
     def __init__(self, binding: Any) -> None:
-        import js  # type: ignore[import-not-found]
-        from pyodide import ffi  # type: ignore[import-not-found]
+        import js
+        from pyodide import ffi
 
         self._binding = binding
         self._js, self._ffi = js, ffi

@@ -51,7 +51,7 @@ class _Buffer:
     """Bytes in the host's memory, growing up to one part."""
 
     def __init__(self, room: Room, most_bytes: int) -> None:
-        import js  # type: ignore[import-not-found]
+        import js
 
         self._js = js
         self._room, self._most = room, most_bytes

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from asman.abc import LogHalf, LogSlice
+from asman.batches import Batches
 from asman.errors import AsmanError, Conflict, clip
 from asman.job import Job, State, decode_job, encode_job
-from asman_postgres.batches import Batches
 from asman_postgres.database import Database
 from asman_postgres.schema import STATE_NUMBERS
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from asman.batches import Batches
 from asman.errors import AsmanError
-from asman_postgres.batches import Batches
 from asman_postgres.database import Database, within
 
 __all__ = ["PostgresNotifier"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from asman.abc import LogHalf, LogSlice
-from asman_sqlite.writer import Transaction
+from asman_sqlite.requests import Transaction
 
 __all__ = ["append", "drop", "read"]
 
@@ -113,6 +113,10 @@ def _runs(lines: list[bytes]) -> Iterator[list[bytes]]:
 
 def _append_run(tx: Transaction, number: int, half: LogHalf, kept: _Half, run: list[bytes]) -> None:
     size_bytes = sum(map(len, run))
+    if size_bytes > tx.blob_bytes:  # one line that no row can hold: it goes the way of the middle
+        kept.is_head_full = 1
+        kept.total += len(run)
+        return
     if not kept.is_head_full and kept.head_bytes + size_bytes <= _HALF_BYTES:
         kept.head_bytes += size_bytes
         kept.head_lines += len(run)

@@ -9,11 +9,14 @@ are rows of ``memberships``.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from asman.errors import ConfigError
 from asman.job import State
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = ["MIGRATIONS", "STATE_NUMBERS", "STATEMENTS", "check", "migrate"]
 
@@ -92,11 +95,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 STATEMENTS: Mapping[str, str] = {
     # jobs
     "load": "SELECT record FROM jobs WHERE queue = ? AND job_id = ?",
-    "stored": "SELECT id, version, state, shape, others FROM jobs WHERE queue = ? AND job_id = ?",
+    "stored": """SELECT id, version, state, shape, others, queued_at, namespace FROM jobs
+        WHERE queue = ? AND job_id = ?""",
     "insert": """INSERT INTO jobs (queue, job_id, version, state, shape, queued_at, due_at, namespace, others, record)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, queue) DO NOTHING""",
     "update": """UPDATE jobs SET version = ?, state = ?, shape = ?, queued_at = ?, due_at = ?, namespace = ?,
         others = ?, record = ? WHERE id = ?""",
+    # naming a column writes its indexes, also if it stays the same
+    "renew": "UPDATE jobs SET version = ?, due_at = ?, others = ?, record = ? WHERE id = ?",
     "delete": "DELETE FROM jobs WHERE id = ?",
     "list": """SELECT queued_at, job_id, record FROM jobs WHERE queue = ? AND state = ?
         AND (queued_at, job_id) > (?, ?) ORDER BY queued_at, job_id LIMIT ?""",

@@ -1,7 +1,7 @@
 """Threads that serve many waiting callers at once: one that writes, a few that read.
 
-A ``Lane`` is a thread with one connection. Callers put requests into its queue and wait; the thread takes what has
-gathered, works through it, and wakes all callers with a single call into the event loop. There is no timer: the
+A ``ThreadLane`` is a thread with one connection. Callers put requests into its queue and wait; the thread takes what
+has gathered, works through it, and wakes all callers with a single call into the event loop. There is no timer: the
 commit that is running is the window in which the next batch gathers, so a lone request never waits for company.
 
 Writing is group commit: one transaction for the batch, one fsync for all. A request refuses (``Conflict``) before it
@@ -16,42 +16,37 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from asman.errors import AsmanError, StorageFull, Unavailable
+from asman_sqlite.requests import Transaction
 from asman_sqlite.schema import STATEMENTS
 
-__all__ = ["Lane", "Request", "Transaction", "commit_together", "read_together", "storage_error"]
+__all__ = ["Request", "SqliteTransaction", "ThreadLane", "commit_together", "read_together", "storage_error"]
 
 _BATCH = 512
 _BATCH_BYTES = 8 << 20
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 T = TypeVar("T")
-_Counted = tuple[str, int, str]
 
 
-@dataclass(slots=True)
-class Transaction:
-    """What a request works with. Shape: ``counted`` are the changes of counters, written once before the commit."""
+class SqliteTransaction(Transaction):
+    """On a connection of Python's own ``sqlite3``."""
 
-    connection: sqlite3.Connection
-    counted: dict[_Counted, int] = field(default_factory=dict)
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self.connection = connection
 
     def execute(self, name: str, *values: Any) -> sqlite3.Cursor:
         return self.connection.execute(STATEMENTS[name], values)
 
-    def count(self, queue_name: str, state: int, shape: str, by: int) -> None:
-        for key in ((queue_name, state, shape), ("", state, shape)):
-            self.counted[key] = self.counted.get(key, 0) + by
-
-    def write_counters(self) -> None:
-        for key, by in self.counted.items():
-            if by:
-                self.execute("count", *key, by)
-            if by < 0:
-                self.execute("drop_zero", *key)
+    def insert(self, name: str, *values: Any) -> int:
+        made = self.connection.execute(STATEMENTS[name], values)
+        return (made.lastrowid or 0) if made.rowcount == 1 else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +68,7 @@ class Request(Generic[T]):
             self.future.set_result(self.answer)  # type: ignore[arg-type]
 
 
-class Lane:
+class ThreadLane:
     """A thread with a connection, and the queue before it.
 
     Errors: Unavailable, at once, above ``limit`` waiting requests or ``limit_bytes`` of them.
@@ -193,7 +188,7 @@ def commit_together(connection: sqlite3.Connection, batch: list[Request[Any]]) -
 
 
 def _commit(connection: sqlite3.Connection, batch: list[Request[Any]]) -> None:
-    transaction = Transaction(connection)
+    transaction = SqliteTransaction(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         for request in batch:
@@ -208,7 +203,7 @@ def _commit(connection: sqlite3.Connection, batch: list[Request[Any]]) -> None:
 
 def read_together(connection: sqlite3.Connection, batch: list[Request[Any]]) -> None:
     """Answer all requests from one snapshot, taken after the last of them was asked."""
-    transaction = Transaction(connection)
+    transaction = SqliteTransaction(connection)
     connection.execute("BEGIN")
     try:
         for request in batch:
@@ -220,7 +215,7 @@ def read_together(connection: sqlite3.Connection, batch: list[Request[Any]]) -> 
         connection.execute("ROLLBACK")
 
 
-def _do(transaction: Transaction, request: Request[Any]) -> None:
+def _do(transaction: SqliteTransaction, request: Request[Any]) -> None:
     request.error = request.answer = None
     try:
         request.answer = request.work(transaction)

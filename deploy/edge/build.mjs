@@ -25,6 +25,7 @@ const { values: flags } = parseArgs({
 const OURS = [
   join(ROOT, "asman"),
   join(ROOT, "backends", "asman_cloudflare"),
+  join(ROOT, "backends", "asman_sqlite"),
   join(ROOT, "plugins", "asman_ttl"),
   join(HERE, "asman_edge"),
 ];

@@ -25,3 +25,9 @@ export function workerdOf({ bundle, host = "127.0.0.1", port = 0, bindings = {},
     ...more,
   });
 }
+
+/** What the Worker's isolate says of itself. */
+export async function about(served) {
+  const objects = await served.getDurableObjectNamespace("QUEUES");
+  return JSON.parse(await objects.get(objects.idFromName("any")).about());
+}

@@ -8,10 +8,12 @@ const python = (name) => fileURLToPath(new URL(name, import.meta.resolve("pyodid
 
 export const BUNDLE = fileURLToPath(new URL("dist/bundle.zip", import.meta.url));
 
+const OURS = ["worker.mjs", "workerd.mjs", "bundle.mjs", "lines.mjs", "pair.mjs", "routing.mjs"];
+
 /** Shape: `{path, type, contents}` as Miniflare takes them; `type` is Cloudflare's word. The first one is the Worker. */
 export function workerModules(bundle = BUNDLE) {
   const listed = [
-    ...["worker.mjs", "workerd.mjs", "bundle.mjs", "lines.mjs"].map((name) => [name, "ESModule", ours(name)]),
+    ...OURS.map((name) => [name, "ESModule", ours(name)]),
     ["python/pyodide.mjs", "ESModule", python("pyodide.mjs")],
     ["python/pyodide.asm.mjs", "ESModule", python("pyodide.asm.mjs")],
     ["python/pyodide.asm.wasm", "CompiledWasm", python("pyodide.asm.wasm")],

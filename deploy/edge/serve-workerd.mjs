@@ -6,7 +6,7 @@
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { workerdOf } from "./miniflare.mjs";
+import { about, workerdOf } from "./miniflare.mjs";
 import { BUNDLE } from "./modules.mjs";
 
 const { values: flags } = parseArgs({
@@ -43,24 +43,30 @@ async function serve() {
   const bindings = Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith("ASMAN_")));
   const served = workerdOf({
     bundle: flags.bundle,
-    host: flags.host,
-    port: Number(flags.port),
-    bindings,
+    bindings: { ASMAN_HOST: flags.host, ...bindings },
+    unsafeDirectSockets: [{ host: flags.host, port: Number(flags.port) }],
     handleRuntimeStdio: heard,
     ...kept(),
   });
-  const url = await served.ready;
-  await (await fetch(new URL("/readyz", url))).text();
+  await served.ready;
+  const url = await served.unsafeGetDirectURL();
+  const ready = await fetch(new URL("/readyz", url));
+  if (!ready.ok) throw new Error(`it does not start: ${(await ready.text()).slice(0, 500)}`);
   say(`started in ${((performance.now() - began) / 1000).toFixed(1)} s`);
   say(`asman serves ${url.origin} in workerd`);
   let isEnding = false;
   const end = async () => {
     if (isEnding) process.exit(1);
     isEnding = true;
+    const { wasmBytes } = await about(served);
     await served.dispose();
+    say(`ended with ${(wasmBytes / 2 ** 20).toFixed(0)} MiB of wasm memory`);
     process.exit(0);
   };
-  for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, end);
+  for (const signal of ["SIGINT", "SIGTERM"]) {
+    process.removeAllListeners(signal); // Miniflare's own ends the process at once
+    process.on(signal, end);
+  }
 }
 
 serve().catch((error) => {

@@ -1,4 +1,4 @@
-"""The kits inside workerd: each store on the real binding of a Durable Object."""
+"""The kits inside workerd: each store on the real binding of a Durable Object; and Python's own SQLite there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from edge import Bundle
 from edge_exam import examined_inside, make_kits
 
-URLS = {"memory:": 150, "r2://BLOBS": 55}
+URLS = {"memory:": 150, "d1://JOBS": 80, "durable://": 85, "sqlite:////home/jobs.db": 85, "r2://BLOBS": 55}
 """And how many tests pass at least: a kit that is not found passes none."""
 
 

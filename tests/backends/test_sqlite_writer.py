@@ -16,7 +16,8 @@ from asman.errors import Unavailable
 from asman.job import State
 from asman.testing import make_job
 from asman_sqlite.jobs import SqliteJobStore
-from asman_sqlite.writer import Lane, Transaction, commit_together, storage_error
+from asman_sqlite.requests import Transaction
+from asman_sqlite.writer import ThreadLane, commit_together, storage_error
 
 BATCH = 512
 
@@ -82,11 +83,11 @@ async def test_refused_save_writes_nothing(tmp_path: Path) -> None:
         assert set(statements.take()) <= {"BEGIN", "SELECT", "COMMIT"}
 
 
-def make_lane(path: Path, **limits: int) -> Lane:
+def make_lane(path: Path, **limits: int) -> ThreadLane:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
-    return Lane("test", connect, commit_together, **limits)
+    return ThreadLane("test", connect, commit_together, **limits)
 
 
 async def test_full_waiting_line_is_refused_at_once_and_recovers(tmp_path: Path) -> None:

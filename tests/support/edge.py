@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,16 @@ import pytest
 
 from served import Served, environ
 
-__all__ = ["EDGE", "Bundle", "build_bundle", "edge_served", "install_node_modules", "node_or_skip", "run_node"]
+__all__ = [
+    "EDGE",
+    "Bundle",
+    "build_bundle",
+    "edge_served",
+    "install_node_modules",
+    "node_or_skip",
+    "run_node",
+    "workerd_served",
+]
 
 ROOT = Path(__file__).parents[2]
 EDGE = ROOT / "deploy" / "edge"
@@ -84,10 +93,19 @@ def build_bundle(folder: Path) -> Bundle:
     return Bundle(folder=folder, said=done.stdout)
 
 
-@contextmanager
-def edge_served(bundle: Bundle, *options: str, cwd: Path, **more: str) -> Iterator[Served]:
+def edge_served(bundle: Bundle, *options: str, cwd: Path, **more: str) -> AbstractContextManager[Served]:
     """The app in Pyodide on Node, on a free port of loopback. ``more`` is environment."""
-    command = ["node", str(EDGE / "serve.mjs"), "--bundle", str(bundle.file), "--port", "0", *options]
+    return _served("serve.mjs", bundle, *options, cwd=cwd, **more)
+
+
+def workerd_served(bundle: Bundle, *options: str, cwd: Path, **more: str) -> AbstractContextManager[Served]:
+    """The Worker in Cloudflare's own runtime, with bindings of its own. ``more`` is environment: its variables."""
+    return _served("serve-workerd.mjs", bundle, *options, cwd=cwd, **more)
+
+
+@contextmanager
+def _served(program: str, bundle: Bundle, *options: str, cwd: Path, **more: str) -> Iterator[Served]:
+    command = ["node", str(EDGE / program), "--bundle", str(bundle.file), "--port", "0", *options]
     process = subprocess.Popen(command, cwd=cwd, env=environ(**more), stderr=subprocess.PIPE, text=True)
     server = Served(process=process)
     try:

@@ -53,7 +53,7 @@ export class Room extends DurableObject {
       }
       const [url, only, text] = await request.json();
       if (text) return new Response(await python.globals.get("own")(text, only, this.env, this.ctx));
-      return new Response(await python.globals.get("exam")(url, only, this.env, this.ctx, "exam"));
+      return new Response(await python.globals.get("exam")(url, only, this.env, this.ctx, ""));
     } catch (error) {
       return new Response(String(error.stack ?? error).slice(-4000), { status: 500 });
     }

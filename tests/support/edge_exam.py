@@ -9,12 +9,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge import EDGE, Bundle
 
-__all__ = ["examined_inside", "make_kits"]
+__all__ = ["asked_inside", "examined_inside", "make_kits"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -66,9 +67,15 @@ def examined_inside(
     Shape:  {URL: [(test, outcome), ...]}. A test file is a path that ends with ``.py``; its coroutines get the bindings
             as the fixtures ``env`` and ``state``.
     """
-    options = {"edge": EDGE, "bundle": bundle.file, "kits": kits, "inside": HERE / "edge_exam_inside.py", "only": only}
-    command = ["node", str(HERE / "edge_exam.mjs"), *(f"--{name}={value}" for name, value in options.items()), *urls]
+    said = asked_inside(bundle, kits, HERE / "edge_exam_inside.py", urls, only)
+    return {url: [(test, outcome) for test, outcome in outcomes] for url, outcomes in said.items()}
+
+
+def asked_inside(bundle: Bundle, kits: Path, inside: Path, questions: Sequence[str], only: str = "") -> dict[str, Any]:
+    """What ``exam`` of a file answers, each question in an object of its own. Shape: {question: answer}."""
+    options = {"edge": EDGE, "bundle": bundle.file, "kits": kits, "inside": inside, "only": only}
+    named = [f"--{name}={value}" for name, value in options.items()]
+    command = ["node", str(HERE / "edge_exam.mjs"), *named, *questions]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_EXAM_S, check=False)
     assert done.returncode == 0, (done.stderr + done.stdout)[-6000:]
-    said = json.loads(done.stdout.splitlines()[-1])
-    return {url: [(test, outcome) for test, outcome in outcomes] for url, outcomes in said.items()}
+    return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -115,7 +115,9 @@ async def own(text: str, only: str, env: Any, state: Any) -> str:
 
 async def exam(url: str, only: str, env: Any, state: Any, queue: str) -> str:
     """JSON of what ``check_backend`` answers for a URL on this object's bindings."""
-    plugins: list[object] = []
+    import asman_sqlite
+
+    plugins: list[object] = [asman_sqlite]
     try:
         from asman_cloudflare import Platform
 

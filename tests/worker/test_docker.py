@@ -94,7 +94,6 @@ async def test_a_creation_that_is_called_off_leaves_no_container(engine: Engine)
     await engine.remove(kept)
 
 
-
 def sh(script: str, **more: Any) -> dict[str, Any]:
     host = {"NetworkMode": "none", **more.pop("HostConfig", {})}
     return {"Image": IMAGE, "Cmd": ["sh", "-c", script], "HostConfig": host, **more}

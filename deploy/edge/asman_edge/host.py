@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import asman_ttl
@@ -30,18 +30,25 @@ def begin(told: str) -> Host:
 
     Errors: ConfigError.
     """
-    from pyodide.ffi import to_js  # type: ignore[import-not-found]
+    from pyodide.ffi import to_js
 
     return Host(told, to_js)
 
 
 class Host:
-    """Shape: ``frame_bytes`` is the largest socket message that is taken."""
+    """Shape: ``frame_bytes`` is the largest socket message that is taken; ``plugins`` are of this host alone."""
 
-    def __init__(self, told: str, to_host: Callable[[bytes], Any] = bytes) -> None:
+    def __init__(
+        self,
+        told: str,
+        to_host: Callable[[bytes], Any] = bytes,
+        plugins: Sequence[object] = (),
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         given = json.loads(told)
         self._config, _ = load_config(given.get("flags"), given.get("environ"))
-        self._app = create_app(self._config, [asman_ttl], discover=False)
+        self._app = create_app(self._config, [asman_ttl, *plugins], discover=False, clock=clock)
         self._to_host = to_host
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Future[None] | None = None
@@ -53,9 +60,12 @@ class Host:
     async def start(self) -> None:
         """Open what the app needs, once, whoever asks first; a failed start is tried again by the next who asks."""
         if self._starting is None:
-            self._starting = asyncio.ensure_future(self._app.startup())
+            self._starting = asyncio.ensure_future(self._open())
             self._starting.add_done_callback(self._started)
         await asyncio.shield(self._starting)
+
+    async def _open(self) -> None:
+        await self._app.startup()
 
     def _started(self, starting: asyncio.Future[None]) -> None:
         if starting.cancelled() or starting.exception() is not None:

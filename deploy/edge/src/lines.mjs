@@ -35,12 +35,17 @@ export function promised() {
 /** Answer a Request. `client` is [address, port] where the host knows it. */
 export function answer(host, request, { client } = {}) {
   const { line, response } = fetchLine(request);
+  host.request(toldOfRequest(request, client), line);
+  return response;
+}
+
+/** The same of a Request. */
+export function toldOfRequest(request, client) {
   const url = new URL(request.url);
   const headers = [...request.headers];
   if (!request.headers.has("host")) headers.push(["host", url.host]);
-  const target = url.pathname + url.search;
-  host.request(told({ method: request.method, scheme: url.protocol.slice(0, -1), target, headers, client }), line);
-  return response;
+  const { method } = request;
+  return told({ method, scheme: url.protocol.slice(0, -1), target: url.pathname + url.search, headers, client });
 }
 
 function fetchLine(request) {
@@ -128,6 +133,10 @@ export class SocketLine {
 
   constructor(peer) {
     this.#peer = peer;
+  }
+
+  get waitingBytes() {
+    return this.#bytes;
   }
 
   came(data) {

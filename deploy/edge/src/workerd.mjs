@@ -21,31 +21,49 @@ const NO_PACKAGES = {
   packages: {},
 };
 
-let opening;
+const LOOK_EVERY_MS = 25;
+const LOADED_WITHIN_MS = 60_000;
+
+/** What this takes the place of while Pyodide loads, as it was. */
+const { fetch, addEventListener, MessageChannel } = globalThis;
+const { instantiateStreaming } = WebAssembly;
+
+let python;
+let loadingSince;
 
 /**
- * Python with asman's bundle on its path. The first who asks loads it, in a few seconds; who asks meanwhile waits for
- * the same one. It is not loaded at the start of the isolate, where neither time nor randomness can be had.
+ * Python with asman's bundle on its path. The first object that asks loads it, in a few seconds; those that ask
+ * meanwhile look again and again, by timers of their own: an object that only waits for a promise of another's has
+ * nothing under way, which the runtime takes for a hang. It is not loaded at the start of the isolate, where neither time nor
+ * randomness can be had.
  */
-export function pythonOfIsolate() {
-  opening ??= load();
-  opening.catch(() => {
-    opening = undefined;
-  });
-  return opening;
+export async function pythonOfIsolate() {
+  while (!python) {
+    if (loadingSince === undefined || Date.now() - loadingSince > LOADED_WITHIN_MS) {
+      loadingSince = Date.now();
+      try {
+        python = await load();
+      } finally {
+        loadingSince = undefined;
+      }
+    } else {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_EVERY_MS));
+    }
+  }
+  return python;
 }
 
 async function load() {
   const restore = heldBack();
   try {
     const options = { createPyodideModule, indexURL: PLACE, stdLibURL: LIBRARY, lockFileContents: NO_PACKAGES };
-    const python = await openPython({
+    const loaded = await openPython({
       loadPyodide,
       bundle: new Uint8Array(bundle),
       options: { ...options, stdout: (line) => console.log(line), stderr: (line) => console.warn(line) },
     });
-    python.pyimport("pyodide.webloop").scheduleCallback = schedule;
-    return python;
+    loaded.pyimport("pyodide.webloop").scheduleCallback = schedule;
+    return loaded;
   } finally {
     restore();
   }
@@ -53,8 +71,6 @@ async function load() {
 
 /** Stand-ins for what workerd lacks, while Pyodide loads. Answers with what puts everything back. */
 function heldBack() {
-  const { fetch, addEventListener, MessageChannel } = globalThis;
-  const { instantiateStreaming } = WebAssembly;
   globalThis.location ??= new URL(PLACE);
   globalThis.fetch = (what, ...more) => (String(what).startsWith(PLACE) ? given(String(what)) : fetch(what, ...more));
   globalThis.addEventListener = () => {}; // Emscripten asks for the capture phase, which is refused

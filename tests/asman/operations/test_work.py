@@ -73,6 +73,26 @@ async def test_many_workers_at_once_never_get_the_same_job() -> None:
         assert reserved == set()
 
 
+async def test_many_workers_at_once_each_get_a_job_from_a_store_that_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with core() as c:
+        for number in range(60):
+            await c.submit(definition(str(number)))
+        at_once = c.services.jobs.list
+
+        async def slow(*args: Any, **asked: Any) -> list[Job]:
+            await asyncio.sleep(0.001)
+            return await at_once(*args, **asked)
+
+        monkeypatch.setattr(c.services.jobs, "list", slow)
+        reserved: set[str] = set()
+        claims = (ops.claim(c.services, QUEUE, f"w{n}", ROOM, 1, reserved) for n in range(50))
+        given = [job.job_id for taken in await asyncio.gather(*claims) for job, _ in taken]
+        assert len(given) == len(set(given)) == 50
+        assert reserved == set()
+
+
 async def test_a_renewed_lease_is_longer_and_a_stranger_cannot_renew() -> None:
     async with core() as c:
         (job_id,) = [(await c.submit()).job_id]

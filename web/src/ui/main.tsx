@@ -16,8 +16,8 @@ function Fault({ error }: { error: unknown }) {
       <h1>This page could not be shown</h1>
       <p>{said}</p>
       <p>
-        Load it again. If that does not help, <a href="/">start with an empty page</a> and open the link once more: your
-        jobs and their results are kept on the server.
+        Load it again. If that does not help, <a href="./">start with an empty page</a> and open the link once more:
+        your jobs and their results are kept on the server.
       </p>
     </main>
   );

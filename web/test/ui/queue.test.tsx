@@ -273,7 +273,7 @@ describe("the history", () => {
     render(<History session={session} />, root);
     expect(texts(".row-open")).toEqual(["python:3.12-slim", "alpine:3.19.1"]);
     expect(all(".row-open").map((each) => each.getAttribute("href"))).toEqual(
-      Array(2).fill("/#?job=JTdCJTdE&queue=public1"),
+      Array(2).fill("./#?job=JTdCJTdE&queue=public1"),
     );
     type(named("Search the history"), "alpine hello");
     await settle();
@@ -307,7 +307,7 @@ describe("the history", () => {
       { ...first, jobId: JOB_ID.replace("6", "7"), hash: "#?queue=r" },
     ];
     render(<History session={session} />, root);
-    expect(all(".row-open").map((each) => each.getAttribute("href"))).toEqual(["/#?queue=q", "/#?queue=r"]);
+    expect(all(".row-open").map((each) => each.getAttribute("href"))).toEqual(["./#?queue=q", "./#?queue=r"]);
   });
 });
 
@@ -315,9 +315,9 @@ describe("the queue's page", () => {
   test("links to jobs and to a submit, and draws the last hour with words and numbers", async () => {
     const session = fakeSession({ scene: "queue-page" });
     render(<QueuePage session={session} />, root);
-    expect(named("Submit a job").getAttribute("href")).toBe("/#?queue=public1");
+    expect(named("Submit a job").getAttribute("href")).toBe("./#?queue=public1");
     expect(all(".job-row")).toHaveLength(20);
-    expect(all("a.row-open")[0]?.getAttribute("href")).toMatch(/^\/j\/[0-9a-f]{64}#\?queue=public1$/);
+    expect(all("a.row-open")[0]?.getAttribute("href")).toMatch(/^\.\/j\/[0-9a-f]{64}#\?queue=public1$/);
     await vi.waitFor(() => expect(all("svg[role=img]")).toHaveLength(4));
     expect(document.title).toBe("5 running, 25 queued");
     const charts = all("svg[role=img]").map((each) => each.getAttribute("aria-label"));

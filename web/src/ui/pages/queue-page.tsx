@@ -52,7 +52,7 @@ export function QueuePage({ session: live }: { session: Session }) {
           <JobList
             session={session}
             filter={filter}
-            open={{ href: (jobId) => `/j/${jobId}${hash}` }}
+            open={{ href: (jobId) => `./j/${jobId}${hash}` }}
             rowsAtFirst={20}
           />
         </section>
@@ -95,7 +95,7 @@ function Head({ session, hash }: { session: Session; hash: string }) {
           <span class="queue-page-more">{connection === "offline" ? "Offline" : "Reconnecting…"}</span>
         </span>
       )}
-      <a class="button primary" target="_self" href={`/${hash}`} aria-label="Submit a job">
+      <a class="button primary" target="_self" href={`./${hash}`} aria-label="Submit a job">
         <Icon name="run" />
         <span>
           Submit<span class="queue-page-more"> a job</span>

@@ -93,7 +93,7 @@ export function foundIn(entries: readonly HistoryEntry[], text: string): History
 /** The page with this job in its link, from wherever one is now. */
 export function addressOf(entry: HistoryEntry): string {
   const at = entry.hash.indexOf("#");
-  return at < 0 ? `/#${entry.hash}` : `/${entry.hash.slice(at)}`;
+  return at < 0 ? `./#${entry.hash}` : `./${entry.hash.slice(at)}`;
 }
 
 function Entry({ entry, session }: { entry: HistoryEntry; session: Session }) {
@@ -108,7 +108,7 @@ function Entry({ entry, session }: { entry: HistoryEntry; session: Session }) {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
     if (session.route.peek().kind !== "job") return; // the link leads to the page
     event.preventDefault();
-    location.hash = addressOf(entry).slice(1);
+    location.hash = addressOf(entry).slice("./".length);
     session.show(null);
     if (innerWidth < 1_000) session.panel.value = null;
   };

@@ -101,7 +101,7 @@ export function Share({ session }: { session: Session }) {
 
 function Links({ session, link, told }: { session: Session; link: string; told: string | null }) {
   const job = session.job.value;
-  const page = job && linkOf(`${new URL(`/j/${job.jobId}`, location.href)}`, told);
+  const page = job && linkOf(`${new URL(`./j/${job.jobId}`, document.baseURI)}`, told);
   return (
     <>
       <Snippet label="This page" text={link} isLink>

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from asman.batches import Batches
 from asman.errors import Conflict, Unavailable
-from asman_postgres.batches import Batches
 
 
 class Carrier:
