@@ -70,6 +70,14 @@ describe("an example", () => {
     await vi.waitFor(() => expect(session.calls).toEqual([{ name: "run", values: [] }]));
   });
 
+  it("is not said to run at once where no worker is", async () => {
+    const { session } = open("q");
+    session.connection.value = "connected";
+    await shows("Try one: it waits for a worker");
+    session.workers.value = [{ id: "w" }];
+    await shows("Try one: it runs at once");
+  });
+
   it("asks for a queue where there is none", async () => {
     const { session, params } = open();
     click(example(0));

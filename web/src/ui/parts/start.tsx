@@ -106,6 +106,7 @@ function storeTab(name: string): void {
 function Examples({ session }: { session: Session }) {
   const queue = session.queue.value;
   const waiting = useSignal("");
+  const waits = session.workers.value.length === 0 && session.connection.value === "connected";
   const run = async (event: MouseEvent, example: Example) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return; // a link, for the browser
     event.preventDefault();
@@ -117,7 +118,9 @@ function Examples({ session }: { session: Session }) {
   };
   return (
     <section aria-labelledby="start-examples">
-      <h2 id="start-examples">{queue ? "Try one: it runs at once" : "Try one"}</h2>
+      <h2 id="start-examples">
+        {!queue ? "Try one" : waits ? "Try one: it waits for a worker" : "Try one: it runs at once"}
+      </h2>
       <ul class="start-examples">
         {EXAMPLES.map((example) => (
           <li key={example.title}>
