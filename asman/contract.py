@@ -244,6 +244,8 @@ SCHEMAS: Mapping[str, _Schema] = {
             "error": {"description": "What went wrong, if something did."},
             "isTimedOut": {"type": ["boolean", "null"]},
             "outputs": {"type": ["object", "null"], "additionalProperties": _ref("DataRef")},
+            "steps": _list({"type": "array", "prefixItems": [_text(), _NUMBER], "minItems": 2, "maxItems": 2})
+            | {"description": "When the worker's steps began: name, and milliseconds since the epoch."},
         },
         additionalProperties=True,
     ),

@@ -247,7 +247,10 @@ def worker_page() -> str:
         + "\n## Why a job ended with an error\n\nThe report's `result.error` is for people, `result.errorCode` for "
         "programs. A step that took longer than its limit is\nan `error` too: the outcome `timed_out` says that the "
         "container's own time was over. `result.peakMemoryBytes` is the most\nmemory that the container was seen to "
-        "use, file cache included; jobs of a moment have none.\n\n"
+        "use, file cache included; jobs of a moment have none. "
+        "`result.steps`\nsays when steps began, as `[name, ms]`: "
+        "`fetching inputs`, `starting`, `Running`, `uploading outputs`. Watchers hear of\neach as it begins, "
+        "by a frame of log lines without lines; pulls and builds tell themselves by their lines.\n\n"
         + _table(("code", ""), ((f"`{code}`", text) for code, text in CODES.items()))
     )
 

@@ -45,6 +45,8 @@ async def keep_lines(
 ) -> None:
     """Store lines of the running attempt and tell the watchers. What is stored is told, as a step is.
 
+    Without lines there is nothing to store, and the watchers hear that the worker has begun this step.
+
     Shape:  ``payload`` is the frame's payload as the worker sent it, if it may be passed on as it is.
     """
     texts = [encode(line) for line in lines]
@@ -55,7 +57,8 @@ async def keep_lines(
 
 
 async def _keep(services: Services, job: Job, half: LogHalf, lines: list[bytes], message: bytes) -> None:
-    await services.logs.append_log(job.queue, job.job_id, attempt=job.attempt, half=half, lines=lines)
+    if lines:
+        await services.logs.append_log(job.queue, job.job_id, attempt=job.attempt, half=half, lines=lines)
     await services.notifier.publish(topic(job.queue), message)
 
 

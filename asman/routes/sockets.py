@@ -675,7 +675,10 @@ class _Worker(_Peer):
             _log.info("a result was refused", extra={"job": job_id, "reason": answer["error"]})
 
     async def logs(self, payload: dict[str, Any]) -> None:
-        """Keep lines of a job that this worker holds; lines that came before are dropped by their number."""
+        """Keep lines of a job that this worker holds; lines that came before are dropped by their number.
+
+        Without lines it says that a step begins, which is told and not kept.
+        """
         job_id, step, lines = payload.get("jobId"), payload.get("step"), payload.get("logs")
         if not isinstance(job_id, str) or not isinstance(step, str) or not isinstance(lines, list):
             raise BadMessage("JobStatusLogs needs jobId, step and logs")
@@ -685,7 +688,7 @@ class _Worker(_Peer):
             return
         job = Job(queue=self.queue, job_id=job_id, attempt=attempt)
         fresh = await self._fresh_lines(seat, job, payload.get("seq"), lines)
-        if fresh:
+        if fresh or not lines:
             as_sent = payload if len(fresh) == len(lines) else None
             await ops.keep_lines(self.services, job, step, fresh, as_sent)
 

@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from browser import Browser, Visit
 from docker_engine import DockerEngine
 from links import README_LINK, link
+from page_steps import UPLOADED
 from processes import call, eventually
 from up import Up
 
@@ -107,6 +108,27 @@ def test_a_reload_in_the_middle_loses_no_line(browser: Browser, up: Up) -> None:
         text = log(visit.page).inner_text()
         assert re.findall(r"line-\d", text) == [f"line-{i}" for i in range(1, 7)]
         visit.assert_clean(but=[ASKED])
+
+
+def test_a_job_that_says_nothing_yet_shows_what_it_is_at(browser: Browser, up: Up) -> None:
+    text = uuid.uuid4().hex * 40  # more than stands in the link: the worker fetches it
+    script = "sleep 6; wc -c < /inputs/text; echo x > /outputs/x"
+    with browser.visit() as visit:
+        run(visit, up, {"image": "alpine:3.19.1", "command": ["sh", "-c", script]}, inputs={"text": text})
+        step = visit.page.get_by_role("list", name="Steps of the job").locator("[aria-current=step]")
+        expect(step).to_contain_text("Run")
+        expect(status(visit.page)).to_contain_text("Running")
+        assert log(visit.page).inner_text().strip() in ("", "No output yet.")
+        expect(log(visit.page)).to_contain_text("1280", timeout=30_000)
+        expect(status(visit.page)).to_contain_text("Complete")
+        steps = visit.page.get_by_role("list", name="Steps of the job").get_by_role("listitem")
+        shown = [[text.split("\n")[0] for text in steps.all_inner_texts()]]
+        visit.page.reload()  # what is known afterwards is the same
+        expect(status(visit.page)).to_contain_text("Complete")
+        shown.append([text.split("\n")[0] for text in steps.all_inner_texts()])
+        assert shown[0] == shown[1]
+        assert shown[0][0].startswith("Inputs")
+        visit.assert_clean(but=[ASKED, UPLOADED])
 
 
 def test_two_tabs_show_the_same(browser: Browser, up: Up) -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from asman.errors import LimitExceeded
-from asman_worker.attempt import Assignment, Attempt
+from asman_worker.attempt import UPLOAD_STEP, Assignment, Attempt
 from asman_worker.logs import LogPump
 from asman_worker.report import StepFailed
 from asman_worker.secrets import Secret
@@ -42,6 +42,20 @@ async def test_secrets_of_the_job_are_out_of_its_failure_and_its_log() -> None:
     job.pump.finish()
     assert [line[0] for line in job.pump.kept.lines()] == ["[secret TOKEN]\n"]
     assert "the-value" not in repr(job)
+
+
+def test_watchers_hear_of_a_step_once_as_it_begins() -> None:
+    job, told = attempt(), []
+    job.log = lambda step, lines: told.append((step, lines))
+    for step in ("limits", "room", "inputs", "image", "create", "create", "start", "wait", "outputs"):
+        job.at_step(step)
+    job.begin(UPLOAD_STEP)
+    names = ["fetching inputs", "starting", "Running", "uploading outputs"]
+    assert told == [(name, []) for name in names]
+    assert [name for name, _ in job.began] == names
+    again = attempt()
+    again.at_step("wait", is_news=False)
+    assert again.began == []
 
 
 async def test_each_step_that_begins_is_told() -> None:

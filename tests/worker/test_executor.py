@@ -515,6 +515,37 @@ async def test_a_job_that_is_taken_up_again_is_redacted_by_what_its_container_wa
     assert bench.live() == "[secret TOKEN]\n"
 
 
+async def test_watchers_hear_of_each_step_as_it_begins_and_the_report_says_when(bench: Bench) -> None:
+    told: list[tuple[str, int, float]] = []
+    key = bench.blobs.add(b"x")
+    definition = {
+        "command": ["sh", "-c", "sleep 1; echo late; echo x > /outputs/out"],
+        "inputs": {"in": {"type": "url", "value": f"{bench.blobs.url}/f/{key}"}},
+    }
+    async with asyncio.timeout(60):
+        report = await bench.executor.run(
+            bench.assignment(definition), lambda step, lines: told.append((step, len(lines), time.time()))
+        )
+    assert report["outcome"] == "succeeded", report
+    assert [(step, count) for step, count, _ in told] == [
+        ("fetching inputs", 0),
+        ("starting", 0),
+        ("Running", 0),
+        ("Running", 1),
+        ("uploading outputs", 0),
+    ]
+    begun = [(step, at) for step, count, at in told if not count]
+    assert [step for step, _ in report["result"]["steps"]] == [step for step, _ in begun]
+    for (_, said_ms), (_, at) in zip(report["result"]["steps"], begun, strict=True):
+        assert said_ms == pytest.approx(at * 1000, abs=100)
+    assert told[3][2] - told[2][2] > 0.8, "it runs before it says anything"
+
+
+async def test_a_failed_job_says_which_steps_it_came_to(bench: Bench) -> None:
+    report = await bench.run("true", image="asman-test-nowhere:1")
+    assert (report["outcome"], [step for step, _ in report["result"]["steps"]]) == ("error", ["fetching inputs"])
+
+
 async def test_steps_and_bytes_of_a_job_are_counted(bench: Bench) -> None:
     telemetry = Telemetry()
     key = bench.blobs.add(b"x" * 1000)

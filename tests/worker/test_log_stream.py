@@ -32,6 +32,33 @@ def test_messages_carry_the_number_of_lines_before_them() -> None:
     assert stream.is_empty
 
 
+def test_a_step_that_begins_is_told_between_the_lines_and_counts_for_none() -> None:
+    stream = LogStream()
+    stream.add("fetching inputs", [])
+    stream.add("docker image pull", _lines("a"))
+    stream.add("Running", [])
+    stream.add("Running", _lines("b"))
+    told = [_sent(stream, n) for n in range(3)]
+    assert [(batch.step, batch.seq, len(batch.lines)) for batch in told] == [
+        ("fetching inputs", 0, 0),
+        ("docker image pull", 0, 1),
+        ("Running", 1, 1),
+    ]
+    assert [batch.began is not None for batch in told] == [True, False, True]
+    assert told[-1].after == Progress(seq=2, container_lines=1)
+    stream.rewind()
+    assert (again := stream.take()) is not None
+    assert (again.step, again.began) == ("fetching inputs", told[0].began)
+
+
+def test_steps_give_way_as_lines_do_and_are_not_missed() -> None:
+    stream = LogStream(waiting_bytes=100)
+    for _ in range(10):
+        stream.add("Running", [])
+    assert _sent(stream, 1).lines == []
+    assert stream.is_empty
+
+
 def test_what_was_not_confirmed_is_sent_again_under_its_old_numbers() -> None:
     stream = LogStream()
     for text in "abc":

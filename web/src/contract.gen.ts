@@ -256,6 +256,8 @@ export interface RunResult {
   error?: unknown;
   isTimedOut?: boolean | null;
   outputs?: Record<string, DataRef> | null;
+  /** When the worker's steps began: name, and milliseconds since the epoch. */
+  steps?: [string, number][];
   [member: string]: unknown;
 }
 

@@ -170,10 +170,13 @@ export interface WorkersFrame {
   payload: { workers: WorkerRecord[] };
 }
 
-/** Lines as a worker sends them. Not replayed: a stream or the stored log has all of them. */
+/**
+ * Lines as a worker sends them. Not replayed: a stream or the stored log has all of them. `began` says that the step
+ * has just begun, at this time (milliseconds since the epoch); then there may be no lines.
+ */
 export interface LogsFrame {
   type: "JobStatusPayload";
-  payload: { jobId: string; step: string; logs: LogLine[]; attempt?: number; seq?: number };
+  payload: { jobId: string; step: string; logs: LogLine[]; attempt?: number; seq?: number; began?: number };
 }
 
 export interface ErrorFrame {

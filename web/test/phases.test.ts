@@ -83,6 +83,58 @@ describe("steps", () => {
     expect(show(later, RUNNING, BUILT)).toBe(wanted);
   });
 
+  it("begin when the worker says so, though there is no line yet", () => {
+    const phases = new Phases();
+    phases.frame("fetching inputs", [], 1_010);
+    expect(show(phases, RUNNING, WITH_INPUTS)).toBe("inputs 1000-");
+    expect(show(phases, RUNNING, PLAIN)).toBe("start 1000-");
+    phases.frame("starting", [], 2_000);
+    expect(show(phases, RUNNING, WITH_INPUTS)).toBe("inputs 1000-2000, start 2000-");
+    phases.frame("Running", [], 2_500);
+    expect(show(phases, RUNNING, WITH_INPUTS)).toBe("inputs 1000-2000, start 2000-2500, run 2500-");
+    phases.frame("Running", lines(["hi\n", 9_000]));
+    expect(show(phases, RUNNING, WITH_INPUTS)).toBe("inputs 1000-2000, start 2000-2500, run 2500-");
+    phases.frame("uploading outputs", [], 20_000);
+    expect(show(phases, RUNNING, WITH_INPUTS)).toBe("inputs 1000-2000, start 2000-2500, run 2500-20000, upload 20000-");
+    expect(show(phases, OVER, WITH_INPUTS, resultOf(17_400, { a: {} }))).toBe(
+      "inputs 1000-2000, start 2000-2500, run 2500-19900, upload 20000-60000",
+    );
+  });
+
+  it("are told by the result to who comes later; a start of a moment is none", () => {
+    const result = resultOf(5_000, { a: {} });
+    Object.assign(result.finished.result ?? {}, {
+      steps: [
+        ["fetching inputs", 1_010],
+        ["starting", 3_000],
+        ["Running", 3_050],
+        ["uploading outputs", 8_100],
+      ],
+    });
+    expect(show(new Phases(), OVER, WITH_INPUTS, result)).toBe("inputs 1000-3000, run 3050-8050, upload 8100-60000");
+    expect(show(new Phases(), OVER, PLAIN, result)).toBe("run 3050-8050, upload 8100-60000");
+  });
+
+  it("end a pull where the container is being started, and tell where a job failed", () => {
+    const phases = new Phases();
+    phases.frame("fetching inputs", [], 1_010);
+    phases.frame("docker image pull", lines(["0123456789ab: Pull complete\n", 2_000]));
+    phases.frame("starting", [], 3_000);
+    expect(show(phases, RUNNING, PLAIN)).toBe("pull 2000-3000 100%, start 3000-");
+    expect(show(phases, OVER, PLAIN)).toBe("pull 2000-3000 100%, start 3000-60000");
+  });
+
+  it("of the attempt before do not count for the next", () => {
+    const phases = new Phases();
+    phases.frame("starting", [], 1_500);
+    phases.frame("Running", [], 2_500);
+    const again = { ...RUNNING, time: 30_000 };
+    expect(show(phases, again, PLAIN)).toBe("run 30000-");
+    phases.frame("starting", [], 30_100);
+    phases.clearLines();
+    expect(show(phases, again, PLAIN)).toBe("start 30100-");
+  });
+
   it("of a finished job are reckoned from its result", () => {
     const phases = new Phases();
     phases.lines("build", lines(["0123456789ab: Pull complete\n", 2_000]), PLAIN);

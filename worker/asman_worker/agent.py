@@ -429,6 +429,11 @@ class Agent:
                 payload: dict[str, Any] = {"jobId": key[1], "step": batch.step, "logs": batch.lines}
                 if session.registered.is_set():
                     payload |= {"attempt": key[2], "seq": batch.seq}
+                    if batch.began is not None:
+                        payload["began"] = batch.began
+                elif not batch.lines:  # servers of the published protocol hear of lines only
+                    batch.number = 0
+                    continue
                 batch.number = await session.connection.send("JobStatusLogs", payload)
                 if log.is_held_up:
                     await session.connection.ping()

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from asman.errors import AsmanError
+from asman.messages import ms
 from asman_worker.limits import Allotment
 from asman_worker.logs import LogPump
 from asman_worker.recipe import Recipe
@@ -21,12 +23,21 @@ from asman_worker.remains import Key
 from asman_worker.report import StepFailed, code_of, explain, first_cause, is_expected
 from asman_worker.secrets import Secret
 
-__all__ = ["Assignment", "Attempt", "LogSink"]
+__all__ = ["Assignment", "Attempt", "LogSink", "UPLOAD_STEP"]
 
 _log = logging.getLogger(__name__)
 
 LogSink = Callable[[str, list[list[Any]]], None]
-"""Takes (step, lines); a line is ``[text, ms]``, or ``[text, ms, true]`` for stderr."""
+"""Takes (step, lines); a line is ``[text, ms]``, or ``[text, ms, true]`` for stderr. No lines: the step begins."""
+
+_TOLD: Mapping[str, str] = {
+    "inputs": "fetching inputs",
+    "create": "starting",
+    "wait": "Running",
+}
+"""Steps that watchers are told of as they begin, and their names on the wire; an image's tell themselves by lines."""
+
+UPLOAD_STEP = "uploading outputs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +59,8 @@ class Assignment:
 class Attempt:
     """One job that this process works on, and how far it has come.
 
-    Shape:  ``secrets`` are by the variable that holds them; ``on_step`` is told each step that begins.
+    Shape:  ``secrets`` are by the variable that holds them; ``on_step`` is told each step that begins; ``began`` is
+            when those that watchers hear of did, ``[name, ms]`` in order.
             ``work`` is what may be cancelled to end the step at hand (fetching, pulling); ``limit_hit`` is why the
             worker itself ended the job; ``peak_memory_bytes`` is what ``meter`` saw, 0 for nothing.
     """
@@ -66,6 +78,7 @@ class Attempt:
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     redactor: Redactor = field(default_factory=lambda: Redactor(()), repr=False)
     on_step: Callable[[str], None] = lambda step: None
+    began: list[list[Any]] = field(default_factory=list)
     revoked: bool = False
     interrupted: bool = False
     work: asyncio.Future[Any] | None = None
@@ -78,10 +91,19 @@ class Attempt:
     def key(self) -> Key:
         return self.assignment.key
 
-    def at_step(self, step: str) -> None:
+    def at_step(self, step: str, *, is_news: bool = True) -> None:
+        """The step begins; it is no news where an earlier process has told of it."""
         self.step = step
         _log.debug("step", extra={"step": step, "job": self.key[1], "attempt": self.key[2]})
         self.on_step(step)
+        if is_news and step in _TOLD:
+            self.begin(_TOLD[step])
+
+    def begin(self, name: str) -> None:
+        """Tell watchers that a step begins, by its name on the wire; once."""
+        if name not in (told for told, _ in self.began):
+            self.began.append([name, ms(time.time())])
+            self.log(name, [])
 
     def take_secrets(self, secrets: Mapping[str, Secret]) -> None:
         """What the job gets, and what is therefore kept out of its log and its report."""

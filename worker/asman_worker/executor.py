@@ -122,7 +122,8 @@ class Executor:
         ``CANCELLED``. Cancelling the caller's task leaves the container running, for ``resume``.
 
         Shape:  ``result`` holds StatusCode, logs, duration (ms), isTimedOut, outputs; ``error`` and ``errorCode``
-                (as in ``report.CODES``) where there is one; ``peakMemoryBytes`` where it is known.
+                (as in ``report.CODES``) where there is one; ``peakMemoryBytes`` where it is known;
+                ``steps`` are when steps began, ``[name, ms]`` in order.
         """
         job = self._job(assignment, log)
         return await self._supervise(job, self._run(job))
@@ -286,6 +287,7 @@ class Executor:
             allotment = await self._take_room(job, allotment, requirements.gpus)
             spec = await self._steps.prepare(job, allotment, await self._steps.fetch_inputs(job))
             reported.append(await self._steps.finish(job, await self._steps.run_container(job, spec)))
+        reported[0]["result"]["steps"] = job.began
         return reported[0]
 
     async def _take_up(self, job: Attempt, container: Container) -> dict[str, Any]:
@@ -300,7 +302,7 @@ class Executor:
             await self._seen(job.key)
             guard = container.labels.get(GUARD_LABEL)
             job.network = f"container:{guard}" if guard else ""
-            job.at_step("wait")
+            job.at_step("wait", is_news=False)
             await self._steps.recall_secrets(job, container.id)
             async with self._steps.watched(job):
                 end = await follow_container(

@@ -1,5 +1,7 @@
 """The log lines of one attempt on their way to the server: numbered, batched, bounded, and sent again if in doubt.
 
+A step that begins is told too, by a message without lines; it waits its turn among the lines.
+
 Each message says how many lines went before it (``seq``), so the server drops what it has already and the reader sees
 every line once. What was sent stays here until a ``PONG`` confirms it; after a reconnect it is sent again under its
 old numbers. While the server is out of reach lines wait in memory up to a bound; beyond it the oldest waiting lines
@@ -40,13 +42,18 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class LogBatch:
-    """Lines of one step that go in one message. ``number`` is the send that carried it, None while there is none."""
+    """Lines of one step that go in one message, or none where it only says that the step has begun.
+
+    Shape:  ``began`` is when it did, in milliseconds since the epoch, where that is told here; ``number`` is the send
+            that carried it, None while there is none.
+    """
 
     seq: int
     step: str
     lines: list[Any]
     size_bytes: int
     after: Progress
+    began: int | None = None
     number: int | None = None
 
 
@@ -57,7 +64,8 @@ class LogStream:
         begun = start or Progress()
         self._seq, self._container_lines = begun.seq, begun.container_lines
         self._limit_bytes = waiting_bytes
-        self._waiting: deque[tuple[str, list[Any], int]] = deque()
+        self._waiting: deque[tuple[str, list[Any] | int, int]] = deque()
+        """Step, a line or the time at which the step began, and what it counts for."""
         self._waiting_bytes = 0
         self._again: deque[LogBatch] = deque()
         self._unconfirmed: deque[LogBatch] = deque()
@@ -77,16 +85,20 @@ class LogStream:
         return self._unconfirmed_bytes >= _UNCONFIRMED_BYTES
 
     def add(self, step: str, lines: Sequence[list[Any]]) -> None:
-        """Take lines in; what is over the bound drops the oldest that were never sent."""
+        """Take lines in, or word that a step begins; what is over the bound drops the oldest that were never sent."""
+        if not lines:
+            self._waiting.append((step, ms(time.time()), _LINE_COST))
+            self._waiting_bytes += _LINE_COST
         for line in lines:
             size = len(line[0]) + _LINE_COST
             self._waiting.append((step, line, size))
             self._waiting_bytes += size
         while self._waiting_bytes > self._limit_bytes and len(self._waiting) > 1:
-            dropped_step, line, size = self._waiting.popleft()
+            dropped_step, dropped, size = self._waiting.popleft()
             self._waiting_bytes -= size
-            self._container_lines += dropped_step == _CONTAINER_STEP
-            self._dropped_bytes += len(line[0].encode(errors="replace"))
+            if not isinstance(dropped, int):
+                self._container_lines += dropped_step == _CONTAINER_STEP
+                self._dropped_bytes += len(dropped[0].encode(errors="replace"))
 
     def take(self) -> LogBatch | None:
         """The next message's lines: first what must be sent again, then what waits. None: nothing, or held up."""
@@ -103,16 +115,19 @@ class LogStream:
     def _next(self) -> LogBatch:
         step = self._waiting[0][0]
         lines: list[Any] = self._note_dropped()
-        size = 0
+        size, began = 0, None
         while self._waiting and self._waiting[0][0] == step and size < BATCH_BYTES:
-            _, line, cost = self._waiting.popleft()
-            lines.append(line)
+            _, taken, cost = self._waiting.popleft()
             size += cost
-            self._container_lines += step == _CONTAINER_STEP
+            if isinstance(taken, int):
+                began = taken
+            else:
+                lines.append(taken)
+                self._container_lines += step == _CONTAINER_STEP
         self._waiting_bytes -= size
         seq, self._seq = self._seq, self._seq + len(lines)
         after = Progress(seq=self._seq, container_lines=self._container_lines)
-        return LogBatch(seq=seq, step=step, lines=lines, size_bytes=size, after=after)
+        return LogBatch(seq=seq, step=step, lines=lines, size_bytes=size, after=after, began=began)
 
     def _note_dropped(self) -> list[Any]:
         if not self._dropped_bytes:

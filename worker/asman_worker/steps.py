@@ -21,7 +21,7 @@ from asman.errors import AsmanError
 from asman.job import Requirements
 from asman.units import show_duration
 from asman_worker import quota
-from asman_worker.attempt import Attempt
+from asman_worker.attempt import UPLOAD_STEP, Attempt
 from asman_worker.container import CACHE, ContainerSpec, JobFolders, create_body, labels_of
 from asman_worker.docker import Engine, EngineError, EngineInfo
 from asman_worker.grant import Grant
@@ -337,6 +337,8 @@ class Steps:
     async def _upload(self, job: Attempt, scan: Scan) -> dict[str, dict[str, str]]:
         for name, reason in scan.skipped:
             job.pump.add(f"[asman] /outputs/{name} is left out: it is {reason}")
+        if scan.files:
+            job.begin(UPLOAD_STEP)
         work = collect_outputs(scan, self._remains.workspace(job.key).outputs, self._transfer(job))
         limit_s = self.grant.upload_limit_s
         return await _within(job, limit_s, "upload_timed_out", "the outputs could not be uploaded", work)

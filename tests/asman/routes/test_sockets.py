@@ -326,6 +326,21 @@ async def test_lines_are_kept_once_in_order_whatever_is_said_again(served: InPro
     assert (page["nextCursor"], page["attempt"], page["isFinal"]) == (5, 1, False)
 
 
+async def test_a_step_that_begins_is_told_as_it_was_said_and_is_no_line(served: InProcess) -> None:
+    job_id = await served.submit(Q)
+    async with served.watch(Q) as client, served.worker(Q, "w1") as worker:
+        given = await worker.hear("Assign")
+        said = {"jobId": job_id, "attempt": 1, "step": "starting", "seq": 0, "began": 1_700_000_000_000, "logs": []}
+        await worker.say("JobStatusLogs", said)
+        assert await client.hear("JobStatusPayload") == said
+        await worker.say("JobStatusLogs", {**said, "attempt": 2})
+        await worker.log(given, "0", seq=0)
+        assert (await client.hear("JobStatusPayload"))["logs"] == [["0", 1]], "of another attempt it is not told"
+    assert (await served.get(f"/q/{Q}/j/{job_id}/build-logs.json"))["data"] == []
+    page = await served.get(f"/q/{Q}/j/{job_id}/run-logs.json")
+    assert [line[0] for line in page["data"]] == ["0"]
+
+
 async def test_lines_of_both_halves_share_one_count_and_are_kept_apart(served: InProcess) -> None:
     job_id = await served.submit(Q)
     async with served.worker(Q) as worker:

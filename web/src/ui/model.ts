@@ -68,7 +68,7 @@ export type Missing =
   | { what: "loading" }
   | { what: "invalid"; problems: string[] };
 
-export type StepName = "inputs" | "pull" | "clone" | "build" | "push" | "run" | "upload";
+export type StepName = "inputs" | "pull" | "clone" | "build" | "push" | "start" | "run" | "upload";
 
 /** What the worker is doing, in order. `end` is null while it goes on. */
 export interface Step {

@@ -1,8 +1,11 @@
 /**
- * The steps of a job (inputs, pull, clone, build, push, run, upload), put together from what is known of it: its record,
- * the times of its log lines, the names of steps that live frames carry, and the durations of its result. Pure.
+ * The steps of a job (inputs, pull, clone, build, push, start, run, upload), put together from what is known of it: its
+ * record, the times of its log lines, what live frames and its result say of steps that began, and the durations of its
+ * result. Pure.
  *
- * The server stores lines without the name of their step, so for lines read later the name is told by the text.
+ * The server stores lines without the name of their step, so for lines read later the name is told by the text. Workers
+ * of other makes, and those of a job that ran before the page was there, tell of no step that begins: then it is
+ * reckoned from the lines.
  */
 
 import type { Definition, Half, JobRecord, LogLine, Result } from "../contract.ts";
@@ -13,9 +16,12 @@ const NAMES: Readonly<Record<string, StepName>> = {
   "cloning repo": "clone",
   "docker build": "build",
   "docker image push": "push",
+  "fetching inputs": "inputs",
+  starting: "start",
   Running: "run",
+  "uploading outputs": "upload",
 };
-const ORDER: readonly StepName[] = ["inputs", "clone", "pull", "build", "push", "run", "upload"];
+const ORDER: readonly StepName[] = ["inputs", "clone", "pull", "build", "push", "start", "run", "upload"];
 
 const LAYER = /^([0-9a-f]{8,64}): (.+?)\s*$/;
 const LAYER_DONE = /^(Pull complete|Already exists|Layer already exists|Pushed)/;
@@ -26,8 +32,10 @@ const CLONE =
 /** The last thing that an engine says of a pull or a build. */
 const DONE = /^(Status: |Successfully (built|tagged) |.*naming to .* done|the image .* is here already)/;
 const COUNTED = /(?:^Step |\[(?:[\w-]+ )?)(\d+)\/(\d+)/;
-/** A gap this short between the container's end and the report is no step to tell of. */
+/** A start, or a gap between the container's end and the report, that is this short is no step to tell of. */
 const NOTABLE_MS = 100;
+/** By how much the clocks of worker and server may differ before something counts as of the attempt before. */
+const CLOCKS_MS = 1000;
 
 interface Seen {
   first: number;
@@ -39,15 +47,24 @@ interface Seen {
 
 export class Phases {
   #seen = new Map<StepName, Seen>();
+  #began = new Map<StepName, number>();
 
   clear(): void {
+    this.clearLines();
+    this.#began.clear();
+  }
+
+  /** The log begins anew; what workers told of the attempt that does so may have come before. */
+  clearLines(): void {
     this.#seen.clear();
   }
 
-  /** Lines as a live frame tells them, with the name of their step. */
-  frame(step: string, lines: readonly LogLine[]): void {
+  /** Lines as a live frame tells them, with the name of their step, and when that began if the frame says so. */
+  frame(step: string, lines: readonly LogLine[], began?: number): void {
     const name = NAMES[step];
-    if (name) for (const line of lines) this.#take(name, line);
+    if (!name) return;
+    if (began) this.#began.set(name, Math.max(this.#began.get(name) ?? 0, began));
+    for (const line of lines) this.#take(name, line);
   }
 
   /** Lines of a stored or followed log. */
@@ -72,6 +89,15 @@ export class Phases {
     if (counted) seen.counted = Math.max(seen.counted ?? 0, Math.min((Number(counted[1]) - 1) / Number(counted[2]), 1));
   }
 
+  #beganSince(earliest: number, result: Result | null): Map<StepName, number> {
+    const began = new Map(this.#began);
+    for (const [step, time] of result?.finished.result?.steps ?? []) {
+      const name = NAMES[step];
+      if (name) began.set(name, time);
+    }
+    return new Map([...began].filter(([, time]) => time >= earliest));
+  }
+
   /** The steps so far, in order. Shape: the last one of a running job has no end. */
   steps(record: JobRecord, definition: Definition | null, result: Result | null): Step[] {
     const started = startOf(record);
@@ -81,8 +107,10 @@ export class Phases {
     const steps: Step[] = [];
     const seen = ORDER.flatMap((name) => {
       const found = this.#seen.get(name);
-      return found && found.last >= started - 1000 ? [{ name, ...found }] : []; // clocks of worker and server differ
+      return found && found.last >= started - CLOCKS_MS ? [{ name, ...found }] : [];
     }).sort((a, b) => a.first - b.first);
+    const began = this.#beganSince(started - CLOCKS_MS, result);
+    if (began.size) return toldSteps(began, seen, { started, end, definition, result });
 
     const before = seen.filter(({ name }) => name !== "run");
     const firstLine = before[0]?.first ?? seen[0]?.first ?? null;
@@ -110,6 +138,34 @@ export class Phases {
     }
     return steps;
   }
+}
+
+/** Steps whose beginnings the worker told, and those of an image, which tell themselves by their lines. */
+function toldSteps(
+  began: ReadonlyMap<StepName, number>,
+  seen: readonly (Seen & { name: StepName })[],
+  job: { started: number; end: number | null; definition: Definition | null; result: Result | null },
+): Step[] {
+  const { started, end, definition, result } = job;
+  const starts = new Map(began);
+  for (const { name, first } of seen) starts.set(name, Math.min(first, starts.get(name) ?? first));
+  if (hasInputs(definition)) starts.set("inputs", started);
+  else starts.delete("inputs");
+  const order = [...starts].sort(([a, at], [b, bt]) => at - bt || ORDER.indexOf(a) - ORDER.indexOf(b));
+  const steps = order.flatMap(([name, at], index) => {
+    const next = order[index + 1]?.[1] ?? null;
+    const lines = name === "run" ? undefined : seen.find((each) => each.name === name);
+    const found = step(name, Math.max(at, started), next ?? end);
+    if (lines) found.progress = progress(lines.layers, lines.counted);
+    const took = (found.end ?? Number.POSITIVE_INFINITY) - found.start;
+    if (name === "start" && next !== null && took < NOTABLE_MS) return [];
+    if (name === "upload" && end !== null && (took < NOTABLE_MS || !hasOutputs(result))) return [];
+    const duration = result?.finished.result?.duration;
+    if (name === "run" && found.end !== null && typeof duration === "number")
+      found.end = Math.min(found.start + duration, found.end);
+    return [found];
+  });
+  return steps.length ? steps : [step("start", started, end)];
 }
 
 function step(name: StepName, start: number, end: number | null): Step {

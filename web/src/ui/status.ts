@@ -42,6 +42,7 @@ const STEP_TITLES: Record<StepName, string> = {
   clone: "Cloning the repository",
   build: "Building the image",
   push: "Storing the image",
+  start: "Starting the container",
   run: "Running",
   upload: "Sending outputs",
 };

@@ -231,7 +231,7 @@ export function watching(options: WatchOptions): Watch {
           phases.lines(event.half, event.lines, definition.peek());
           log.append(event.half, event.lines);
         } else if (event.kind === "reset") {
-          phases.clear();
+          phases.clearLines();
           log.clear();
         } else if (event.kind === "state" && event.state !== record.peek()?.state) void look();
         else if (event.kind === "final") {
@@ -365,7 +365,7 @@ export function watching(options: WatchOptions): Watch {
     },
     tellLines: (frame) => {
       if (frame.jobId !== jobId.peek()) return;
-      phases.frame(frame.step, frame.logs);
+      phases.frame(frame.step, frame.logs, frame.began);
       ticks.value++;
     },
     lookAgain: (isThere) => void look(isThere),

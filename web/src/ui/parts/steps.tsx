@@ -11,6 +11,7 @@ const LABELS: Record<StepName, string> = {
   clone: "Clone",
   build: "Build",
   push: "Store",
+  start: "Start",
   run: "Run",
   upload: "Upload",
 };
@@ -32,7 +33,7 @@ export function stepsOf(
   { isBuilt, isOver, failed }: { isBuilt: boolean; isOver: boolean; failed: StepName | null },
 ): ShownStep[] {
   const usual: StepName[] = isBuilt ? ["inputs", "build", "run", "upload"] : ["inputs", "pull", "run", "upload"];
-  const order: StepName[] = ["inputs", "clone", "pull", "build", "push", "run", "upload"];
+  const order: StepName[] = ["inputs", "clone", "pull", "build", "push", "start", "run", "upload"];
   const has = (name: StepName) => steps.some((step) => step.name === name);
   const reached = isOver ? order.length : order.findLastIndex(has);
   const names = order.filter((name, at) => has(name) || (usual.includes(name) && at > reached));
