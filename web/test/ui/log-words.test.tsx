@@ -78,8 +78,11 @@ describe("a line of a megabyte", () => {
     const row = rowOf("x".repeat(1_000_000));
     const more = vi.fn();
     render(<Rest row={row} shown={4_000} step={0} onMore={more} />, root);
+    expect(root.textContent).toBe("Show more of 1,000,000 characters");
     root.querySelector("button")?.click();
     expect(more).toHaveBeenCalledOnce();
+    render(<Rest row={rowOf("x".repeat(10_001))} shown={4_000} step={0} onMore={more} />, root);
+    expect(root.textContent).toBe("Show all 10,001 characters");
     render(<Rest row={row} shown={120_000} step={2} onMore={more} />, root);
     expect(root.querySelector("button")).toBeNull();
     expect(root.textContent).toContain("The download has all");

@@ -53,7 +53,10 @@ export function Rest(props: { row: Row; shown: number; step: number; onMore: () 
         These are the first {shown.toLocaleString()} of {all} characters. The download has all.
       </span>
     );
-  return <Button class="log-more" label={`Show more of ${all} characters`} onClick={onMore} />;
+  const isRest = row.text.length <= (SHOWN[step + 1] ?? SHOWN[0]).characters;
+  return (
+    <Button class="log-more" label={`${isRest ? "Show all" : "Show more of"} ${all} characters`} onClick={onMore} />
+  );
 }
 
 /** The text of a row as elements: colours, links and what was searched for. Text stays text. `length`: of the text. `step`: how often more was asked for. */
