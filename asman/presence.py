@@ -101,7 +101,8 @@ class WorkerSeat:
     Shape:  ``registration`` is what it sent; ``held`` maps the jobs it holds to attempts.
             ``total`` and ``free`` are capacities, ``takes`` how many jobs it takes now (protocol 2);
             ``assigned`` what the jobs given over this connection need; ``log_next`` the next line number per job;
-            ``revoked`` the attempts that ended before this connection heard of them, while a claim is under way.
+            ``revoked`` the attempts that ended before this connection heard of them, while a claim is under way;
+            ``unseen`` the jobs of assignments that still wait to be sent, by their frame.
     """
 
     worker: str
@@ -116,6 +117,7 @@ class WorkerSeat:
     assigned: dict[str, Requirements] = field(default_factory=dict)
     log_next: dict[str, int] = field(default_factory=dict)
     revoked: set[tuple[str, int]] = field(default_factory=set)
+    unseen: dict[str, str] = field(default_factory=dict)
     work: asyncio.Event = field(default_factory=asyncio.Event)
     seated_at: float = 0.0
     is_doubtful: bool = False
@@ -141,6 +143,14 @@ class WorkerSeat:
             held=self.held,
             seated_at=self.seated_at,
         )
+
+    def take_unseen(self) -> dict[str, int]:
+        """The connection is over: the attempts that the worker cannot have heard of. They are no longer its own."""
+        jobs = {job_id: self.held[job_id] for job_id in self.unseen.values() if job_id in self.held}
+        self.unseen.clear()
+        for job_id in jobs:
+            self.drop(job_id)
+        return jobs
 
     def drop(self, job_id: str) -> None:
         """The job is no longer this worker's."""

@@ -104,7 +104,8 @@ class _Peer:
         next_list = clock() + every_s
         while not self.hub.closing:
             for message in await self.outbox.take(max(next_list - clock(), 0.01)):
-                await websocket.send(message)
+                if self.lets_out(message):
+                    await websocket.send(message)
             is_due = clock() >= next_list
             next_list = clock() + every_s if is_due else next_list
             try:
@@ -132,6 +133,10 @@ class _Peer:
         message = await self.listing()
         self.outbox.forget(self.listed_version)
         await websocket.send(message)
+
+    def lets_out(self, message: str) -> bool:
+        """Asked before a frame is sent: from then on the peer may see it."""
+        return True
 
     async def tick(self) -> None:
         """Called every few seconds by the writer."""
@@ -370,12 +375,25 @@ class _Worker(_Peer):
             await _together(self.read(), self.write(lambda: True), self.assign(), self._until_gone())
         finally:
             self.channel.mirrors.discard(self.outbox)
-            if self.seat is not None and self.channel.unseat(self.seat) and not self.hub.closing:
-                await to_the_end(self._leave(self.seat))
+            if self.seat is not None:
+                is_last = self.channel.unseat(self.seat)
+                await to_the_end(self._leave(self.seat, shortens=is_last and not self.hub.closing))
 
-    async def _leave(self, seat: WorkerSeat) -> None:
-        with suppress(Unavailable):  # without a store the lease simply ends as it would have
-            await ops.shorten_lease(self.services, self.queue, seat.worker, seat.held)
+    async def _leave(self, seat: WorkerSeat, *, shortens: bool) -> None:
+        """What was never sent cannot have begun and waits again at once; for the rest the worker may come back."""
+        with suppress(Unavailable, StorageFull):  # without a store the leases simply end as they would have
+            if unseen := seat.take_unseen():
+                await ops.release(self.services, self.queue, seat.worker, unseen)
+            if shortens:
+                await ops.shorten_lease(self.services, self.queue, seat.worker, seat.held)
+
+    def lets_out(self, message: str) -> bool:
+        """Nothing more where a newer connection took over: what was not sent by then has been handed back."""
+        if self.gone.is_set():
+            return False
+        if self.seat is not None and self.seat.unseen:
+            self.seat.unseen.pop(message, None)
+        return True
 
     async def _until_gone(self) -> None:
         """A newer connection of the same worker has taken this one's place."""
@@ -423,12 +441,16 @@ class _Worker(_Peer):
             )
             if self.seat is not None:
                 self.channel.unseat(self.seat)
+        older = self.channel.workers.get(seat.worker)
+        unseen = older.take_unseen() if older is not None and older is not seat else {}
         shown_before = self.channel.shown(seat.worker)
         seat.registration, seat.total = registration.raw, registration.total
         first, self.seat = self.seat is not seat, seat
         self.channel.seat(seat)
         if self.channel.shown(seat.worker) != shown_before:
             self.channel.announce_workers()
+        if unseen:
+            await ops.release(self.services, self.queue, seat.worker, unseen)
         if registration.protocol >= 2:
             await self._welcome(seat, registration)
             self.registered.set()
@@ -605,7 +627,9 @@ class _Worker(_Peer):
             "lease_until": ms(job.lease_until or 0.0),
             "queuedTime": ms(job.queued_at),
         }
-        self.tell("Assign", payload)
+        message = frame("Assign", payload).decode()
+        seat.unseen[message] = job.job_id
+        self.outbox.put(message, lasting=True)
 
     async def renew(self, payload: dict[str, Any]) -> None:
         seat = self._registered()

@@ -768,6 +768,71 @@ async def test_a_job_taken_while_the_server_stops_is_handed_back(gated: InProces
         assert (job.state, job.lost, _ends(job)) == (State.QUEUED, 0, ["released"])
 
 
+@pytest.mark.parametrize("is_sent", [False, True])
+async def test_a_job_whose_word_never_went_out_waits_again_at_once_when_the_socket_dies(
+    gated: InProcess, is_sent: bool
+) -> None:
+    """``is_sent``: the word was on its way, and nobody knows whether the worker has it; then the lease decides."""
+    job_id = await gated.submit(Q)
+    async with AsyncExitStack() as leaving:
+        first = await leaving.enter_async_context(gated.worker(Q, "first", jobs=0))
+        await first.settle()
+        first.connection.gate.clear()
+        if not is_sent:
+            await first.raw("PING")
+            await turns()
+        await first.ready(1)
+        await turns()
+        assert (await gated.job(Q, job_id)).worker == "first"
+        await leaving.aclose()
+    job = await gated.job(Q, job_id)
+    assert not [text for text in first.heard if "Assign" in text]
+    if is_sent:
+        assert (job.state, _ends(job)) == (State.RUNNING, [])
+        return
+    assert (job.state, job.lost, _ends(job)) == (State.QUEUED, 0, ["released"])
+    async with gated.worker(Q, "second") as second:
+        assert (await second.hear("Assign"))["attempt"] == 2
+
+
+async def test_a_job_whose_word_never_went_out_is_told_over_the_workers_newer_connection(gated: InProcess) -> None:
+    job_id = await gated.submit(Q)
+    async with gated.worker(Q, "w1", jobs=0) as old:
+        await old.settle()
+        old.connection.gate.clear()
+        await old.raw("PING")
+        await turns()
+        await old.ready(1)
+        await turns()
+        assert (await gated.job(Q, job_id)).worker == "w1"
+        async with gated.worker(Q, "w1") as new:
+            assert new.welcome["lost"] == []
+            assert (await new.hear("Assign"))["attempt"] == 2
+            old.connection.gate.set()
+            assert await old.closed() == 4409
+            assert not [text for text in old.heard if "Assign" in text]
+            job = await gated.job(Q, job_id)
+            assert (job.lost, _ends(job)) == (0, ["released"])
+            assert gated.channel(Q).workers["w1"].held == {job_id: 2}
+
+
+async def test_a_job_whose_word_never_went_out_waits_again_when_the_server_stops(gated: InProcess) -> None:
+    job_id = await gated.submit(Q)
+    async with gated.worker(Q, "w1", jobs=0) as worker:
+        await worker.settle()
+        worker.connection.gate.clear()
+        await worker.raw("PING")
+        await turns()
+        await worker.ready(1)
+        await turns()
+        gated.hub.close_all()
+        worker.connection.gate.set()
+        assert await worker.closed() == 1012
+    assert not [text for text in worker.heard if "Assign" in text]
+    job = await gated.job(Q, job_id)
+    assert (job.state, job.lost, _ends(job)) == (State.QUEUED, 0, ["released"])
+
+
 async def test_a_definition_that_cannot_be_read_puts_the_job_back_and_it_is_tried_again_each_second(
     served: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
