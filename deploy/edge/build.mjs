@@ -1,4 +1,5 @@
-// The bundle: asman and what it needs, as one zip of compiled Python, in dist/.
+// The bundle: asman and what it needs, as one zip of compiled Python, in dist/; and both forms of the Worker, in
+// dist/worker/ (modules) and dist/native/ (for Cloudflare's own Python).
 //
 //   node build.mjs                   fetches wheels with pip (PYTHON=... names another Python)
 //   node build.mjs --wheels DIR      takes them from a folder
@@ -7,12 +8,13 @@
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, relative, sep } from "node:path";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { loadPyodide, version } from "pyodide";
+import { nativeModules, workerModules } from "./modules.mjs";
 import { openBundle } from "./src/bundle.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
@@ -105,11 +107,22 @@ async function make() {
   const all = python.runPython(
     "import os\n[os.path.join(d, f)[len('/wheel/'):] for d, _, fs in os.walk('/wheel') for f in fs]",
   );
-  for (const path of all.toJs()) if (isKept(path)) put(path, python.FS.readFile(`/wheel/${path}`));
-  for (const [path, data] of sources()) put(path, data);
+  const plain = [...sources()];
+  for (const path of all.toJs()) if (isKept(path)) plain.push([path, python.FS.readFile(`/wheel/${path}`)]);
+  for (const [path, data] of plain) put(path, data);
   python.runPython(readFileSync(join(HERE, "pack.py"), "utf8"));
   const names = JSON.parse(python.globals.get("pack")(folder));
-  return { used, names, bundle: python.FS.readFile(`${folder}.zip`) };
+  return { used, names, plain, bundle: python.FS.readFile(`${folder}.zip`) };
+}
+
+/** A form of the Worker, as a folder that holds nothing else. */
+function write(form, files) {
+  rmSync(join(flags.out, form), { recursive: true, force: true });
+  for (const { path, contents } of files) {
+    const file = join(flags.out, form, path);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, contents);
+  }
 }
 
 /** How long a new Python takes until the app has answered. */
@@ -122,7 +135,7 @@ async function startSeconds(bundle) {
   return Math.round(seconds * 100) / 100;
 }
 
-const { used, names, bundle } = await make();
+const { used, names, plain, bundle } = await make();
 const runtime = ["pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip"].map((name) =>
   readFileSync(fileURLToPath(new URL(name, import.meta.resolve("pyodide")))),
 );
@@ -140,6 +153,11 @@ const about = {
 };
 mkdirSync(flags.out, { recursive: true });
 writeFileSync(join(flags.out, "bundle.zip"), bundle);
+write("worker", workerModules(join(flags.out, "bundle.zip")));
+write("native", [
+  ...nativeModules(),
+  ...plain.map(([path, contents]) => ({ path: `python_modules/${path}`, contents })),
+]);
 writeFileSync(join(flags.out, "bundle.json"), `${JSON.stringify(about, null, 2)}\n`);
 const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(2)} MiB`;
 console.log(

@@ -7,14 +7,35 @@ import { ANY, isCopy, objectOf, objectOfCopy, objectOfQueue, queueOfObject } fro
 const KEY = "a".repeat(64);
 
 test("what names a queue goes to the queue's object", () => {
-  const paths = ["/q/a", "/q/a/", "/q/a/j", `/q/a/j/${KEY}/logs`, "/q/a/status", "/a/status", "/a/metrics", "/q/%61/why"];
+  const paths = [
+    "/q/a",
+    "/q/a/",
+    "/q/a/j",
+    `/q/a/j/${KEY}/logs`,
+    "/q/a/status",
+    "/a/status",
+    "/a/metrics",
+    "/q/%61/why",
+  ];
   for (const path of paths) assert.equal(objectOf(path), "queue a", path);
   assert.equal(objectOf("/q/status"), "queue status");
   assert.equal(objectOf("/q/metrics/scale"), "queue metrics");
 });
 
 test("what names no queue, or none that can be, goes elsewhere", () => {
-  for (const path of ["/", "/healthz", "/metrics", "/q", "/q/", "/q/a%20b", `/q/${"x".repeat(129)}`, "/%", "/a/b", "/f/", "/j/"])
+  for (const path of [
+    "/",
+    "/healthz",
+    "/metrics",
+    "/q",
+    "/q/",
+    "/q/a%20b",
+    `/q/${"x".repeat(129)}`,
+    "/%",
+    "/a/b",
+    "/f/",
+    "/j/",
+  ])
     assert.equal(objectOf(path), ANY, path);
 });
 
@@ -34,7 +55,9 @@ test("one key is always the same object's, many are shared out", () => {
   const files = named(2000, (n) => `/f/file-${n}`);
   const jobs = named(1000, (n) => `/j/${n}`);
   assert.deepEqual([files.size, jobs.size], [64, 16]);
-  assert.ok([...files].every((name) => name.startsWith("files ")) && [...jobs].every((name) => name.startsWith("jobs ")));
+  assert.ok(
+    [...files].every((name) => name.startsWith("files ")) && [...jobs].every((name) => name.startsWith("jobs ")),
+  );
 });
 
 test("a copy is done by the object of the queue it goes to", () => {

@@ -105,10 +105,13 @@ test("fifty queues at once, each in an object of its own, with the sockets of a 
       await watcher.hear("JobStates");
       watcher.socket.close(1000);
       works.socket.close(4000, "enough");
-      assert.deepEqual([await watcher.closed, await works.closed], [
-        [1000, ""],
-        [4000, "enough"],
-      ]);
+      assert.deepEqual(
+        [await watcher.closed, await works.closed],
+        [
+          [1000, ""],
+          [4000, "enough"],
+        ],
+      );
       return jobId;
     }),
   );
@@ -149,12 +152,15 @@ test("the schedule wakes an object whose alarm was lost, and removes blobs whose
   const lost = { ...row, queue: "lost", due_at: 1 };
   lost.record = JSON.stringify({ ...JSON.parse(row.record), queue: "lost", expires_at: 1 });
   const [names, places] = [Object.keys(lost).join(), Object.keys(lost).fill("?").join()];
-  await jobs.prepare(`INSERT OR IGNORE INTO jobs (${names}) VALUES (${places})`).bind(...Object.values(lost)).run();
+  await jobs
+    .prepare(`INSERT OR IGNORE INTO jobs (${names}) VALUES (${places})`)
+    .bind(...Object.values(lost))
+    .run();
   const stored = await ask("/f/name", { method: "PUT", body: "data" });
   assert.equal(stored.status, 200);
   const { outcome } = await (await served.getWorker()).scheduled({ cron: "* * * * *" });
   assert.equal(outcome, "ok");
   const swept = await jobs.prepare("SELECT record FROM jobs WHERE queue = 'lost'").first("record");
   assert.match(swept, /"forgotten":true/);
-  assert.equal((await ask("/q/lost/j/" + jobId)).status, 410);
+  assert.equal((await ask(`/q/lost/j/${jobId}`)).status, 410);
 });

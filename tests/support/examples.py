@@ -32,6 +32,8 @@ def files() -> list[Path]:
 def named_variables() -> Iterator[tuple[str, str]]:
     """(file, variable) for each variable of ours that is named."""
     for path in files():
+        if ".test." in path.name:
+            continue
         for name in re.findall(r"\b(?:ASMAN|METAPAGE_IO)_[A-Z0-9_]+\b", path.read_text()):
             yield path.relative_to(ROOT).as_posix(), name
 
@@ -39,7 +41,7 @@ def named_variables() -> Iterator[tuple[str, str]]:
 def asman_commands() -> Iterator[tuple[str, list[str]]]:
     """(file, words after "asman") for each command line of ours, up to where another program's begin."""
     for path in files():
-        if path.suffix == ".mjs":  # programs, which run no command of ours
+        if path.suffix in {".mjs", ".py", ".html"}:  # programs and pages, which run no command of ours
             continue
         text = re.sub(r"\\\n\s*", " ", path.read_text())
         if path.suffix == ".md":

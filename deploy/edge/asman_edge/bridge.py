@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-__all__ = ["App", "Line", "SocketLine", "serve_request", "serve_socket", "to_scope"]
+__all__ = ["App", "Line", "SocketLine", "from_host", "serve_request", "serve_socket", "to_scope"]
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _json(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return json.dumps([[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers])
 
 
-def _from_host(piece: Any) -> bytes:
+def from_host(piece: Any) -> bytes:
     """Bytes of the host's, copied: what the host does with its own afterwards changes nothing here."""
     if isinstance(piece, (bytes, bytearray, memoryview)):
         return bytes(piece)
@@ -155,7 +155,7 @@ class _Exchange:
             if piece is False:
                 return {"type": "http.disconnect"}
             if piece is not None:
-                return {"type": "http.request", "body": _from_host(piece), "more_body": True}
+                return {"type": "http.request", "body": from_host(piece), "more_body": True}
             self._body_is_read = True
             return {"type": "http.request", "body": b"", "more_body": False}
         await self._line.gone()
@@ -250,7 +250,7 @@ class _Socket:
             return {"type": "websocket.disconnect", "code": code or _NO_CODE, "reason": reason}
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
-        return {"type": "websocket.receive", "bytes": _from_host(message)}
+        return {"type": "websocket.receive", "bytes": from_host(message)}
 
     async def send(self, message: dict[str, Any]) -> None:
         if self._is_over:

@@ -22,6 +22,7 @@ from asman.job import Job
 from asman.maintenance import Sweeper
 from asman.services import Services
 from asman_cloudflare import Platform
+from asman_edge.bridge import from_host
 from asman_edge.host import Host
 
 __all__ = ["ObjectHost", "begin", "count_hosts"]
@@ -137,7 +138,7 @@ class ObjectHost(Host):
     async def hear(self, topic: str, data: Any) -> None:
         """A message of another object, for who listens here."""
         await self.start()
-        await self._services.notifier.publish(topic, bytes(data.to_bytes()))
+        await self._services.notifier.publish(topic, from_host(data))
 
 
 class _Alarm:
