@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asman_cloudflare.blobs import R2BlobStore
     from asman_cloudflare.durable import DurableJobStore
     from asman_cloudflare.listed import Peer
-    from asman_cloudflare.notifier import ObjectNotifier, Tell
+    from asman_cloudflare.notifier import ObjectNotifier, Subscribers, Tell
 
 __all__ = ["Platform"]
 
@@ -42,6 +42,7 @@ class Platform:
     ) -> None:
         self._env, self._state, self._queue = env, state, queue
         self._peer, self._tell = peer, tell
+        self._subscribers: Subscribers = {}
 
     @hookimpl
     def asman_job_store(self, url: str, config: Config) -> JobStore | None:
@@ -88,7 +89,7 @@ class Platform:
             return None
         from asman_cloudflare.notifier import ObjectNotifier
 
-        return ObjectNotifier(self._queue, self._tell)
+        return ObjectNotifier(self._queue, self._tell, self._subscribers)
 
     @hookimpl
     def asman_schemes(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Self
 
 from asman.errors import AsmanError
 
-__all__ = ["ObjectNotifier", "Tell"]
+__all__ = ["ObjectNotifier", "Subscribers", "Tell"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,18 +22,22 @@ _OF_QUEUE = "queue:"
 Tell = Callable[[str, str, bytes], Awaitable[None]]
 """Hand the object of a queue (first) a message of a topic (second)."""
 
+Subscribers = dict[str, list[Callable[[bytes], None]]]
+
 
 class ObjectNotifier:
     """Delivers before ``publish`` returns. Source: ``abc.Notifier``.
 
     Shape:  ``queue`` is the one that the object is for, "" if it is for none; without ``tell`` there are no others.
+            ``subscribers`` by topic are what all notifiers of the object have in common.
     """
 
     is_alone = True
 
-    def __init__(self, queue: str = "", tell: Tell | None = None) -> None:
+    def __init__(self, queue: str = "", tell: Tell | None = None, subscribers: Subscribers | None = None) -> None:
         self._queue, self._tell = queue, tell
-        self._subscribers: dict[str, list[Callable[[bytes], None]]] = {}
+        self._subscribers: Subscribers = {} if subscribers is None else subscribers
+        self._own: list[tuple[str, Callable[[bytes], None]]] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,7 +45,8 @@ class ObjectNotifier:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._subscribers.clear()
+        for topic, deliver in tuple(self._own):
+            await self.unsubscribe(topic, deliver)
 
     def is_heard(self, topic: str) -> bool:
         return topic in self._subscribers or (self._tell is not None and self._is_elsewhere(topic))
@@ -63,10 +68,13 @@ class ObjectNotifier:
 
     async def subscribe(self, topic: str, deliver: Callable[[bytes], None]) -> None:
         self._subscribers.setdefault(topic, []).append(deliver)
+        self._own.append((topic, deliver))
 
     async def unsubscribe(self, topic: str, deliver: Callable[[bytes], None]) -> None:
-        present = self._subscribers.get(topic, [])
-        if deliver in present:
-            present.remove(deliver)
+        if (topic, deliver) not in self._own:
+            return
+        self._own.remove((topic, deliver))
+        present = self._subscribers[topic]
+        present.remove(deliver)
         if not present:
-            self._subscribers.pop(topic, None)
+            del self._subscribers[topic]

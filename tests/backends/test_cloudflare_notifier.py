@@ -15,8 +15,15 @@ from asman_cloudflare.notifier import ObjectNotifier
 
 
 class TestObjectNotifier(NotifierKit):
+    """Two that are opened in one object are one for its subscribers."""
+
+    shared = True
+
     async def open_notifier(self) -> Notifier:
-        return ObjectNotifier("ours")
+        platform = self.__dict__.setdefault("platform", Platform(None, queue="ours"))
+        notifier = platform.asman_notifier("d1://JOBS", Config())
+        assert isinstance(notifier, ObjectNotifier)
+        return notifier
 
 
 class TestObjectOfNoQueue(NotifierKit):
