@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from asman.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asman.abc import JobStore
     from asman.config import Config
     from asman_cloudflare.blobs import R2BlobStore
@@ -34,14 +36,21 @@ class Platform:
 
     Shape:  ``env`` holds the bindings by their names; ``state`` is the object's own, ``queue`` the queue it is for, ""
             if it is for none. ``peer`` asks the object of a queue (first) a question (second), which is answered by
-            ``listed.answer_peer``; ``tell`` hands it a message.
+            ``listed.answer_peer``; ``tell`` hands it a message. ``wake`` is told when a record that was stored in the
+            object is due.
     """
 
     def __init__(
-        self, env: Any, state: Any = None, queue: str = "", peer: Peer | None = None, tell: Tell | None = None
+        self,
+        env: Any,
+        state: Any = None,
+        queue: str = "",
+        peer: Peer | None = None,
+        tell: Tell | None = None,
+        wake: Callable[[float], None] | None = None,
     ) -> None:
         self._env, self._state, self._queue = env, state, queue
-        self._peer, self._tell = peer, tell
+        self._peer, self._tell, self._wake = peer, tell, wake
         self._subscribers: Subscribers = {}
 
     @hookimpl
@@ -69,9 +78,9 @@ class Platform:
         if self._state is None:
             raise ConfigError("only a Durable Object can keep jobs in its own storage")
         if not binding:
-            return DurableJobStore(self._state)
+            return DurableJobStore(self._state, wake=self._wake)
         directory = D1Directory(self._binding(binding))
-        return DurableJobStore(self._state, own=self._queue, directory=directory, peer=self._peer)
+        return DurableJobStore(self._state, own=self._queue, directory=directory, peer=self._peer, wake=self._wake)
 
     @hookimpl
     def asman_blob_store(self, url: str, config: Config) -> R2BlobStore | None:

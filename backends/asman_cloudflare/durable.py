@@ -17,11 +17,12 @@ Source: developers.cloudflare.com/durable-objects/api/sqlite-storage-api (``exec
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from asman.errors import AsmanError, ConfigError, StorageFull, Unavailable
+from asman.job import Job
 from asman_cloudflare.listed import Directory, ListedJobStore, Peer
 from asman_sqlite.requests import Transaction
 from asman_sqlite.schema import MIGRATIONS, STATEMENTS
@@ -178,15 +179,23 @@ class _Lane:
 class DurableJobStore(ListedJobStore):
     """Jobs, documents and logs of one object. Source: ``abc.JobStore``, ``abc.LogStore`` and ``abc.SupportsScan``.
 
-    Shape:  ``state`` is the Durable Object's; ``own``, ``directory`` and ``peer`` as for ``ListedJobStore``.
+    Shape:  ``state`` is the Durable Object's; ``own``, ``directory`` and ``peer`` as for ``ListedJobStore``. ``wake``
+            is told when a stored record is due, in the same turn: an alarm that it sets is stored with the record.
     Errors: ConfigError when opening what a newer release wrote; Unavailable when the object's storage fails;
             StorageFull.
     """
 
     def __init__(
-        self, state: Any, *, own: str = "", directory: Directory | None = None, peer: Peer | None = None
+        self,
+        state: Any,
+        *,
+        own: str = "",
+        directory: Directory | None = None,
+        peer: Peer | None = None,
+        wake: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__(own=own, directory=directory, peer=peer)
+        self._wake = wake
         self._database = _Database(state.storage)
         self._writer, self._reader = _Lane(self._database.write), _Lane(self._database.read)
 
@@ -198,6 +207,11 @@ class DurableJobStore(ListedJobStore):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._database.close()
+
+    async def save(self, job: Job, *, expected: int, documents: Mapping[str, bytes | None] | None = None) -> None:
+        await super().save(job, expected=expected, documents=documents)
+        if self._wake is not None:
+            self._wake(job.due_at)
 
     @property
     def durability(self) -> str:

@@ -18,7 +18,7 @@ from asman.matching import Capacity
 from asman.memory import MemoryBlobStore, MemoryJobStore
 from asman.services import Services
 from asman.testing import FakeClock
-from asman_edge.objects import ObjectHost
+from asman_edge.objects import Alarm, ObjectHost
 
 ENVIRON = {"ASMAN_EXPIRE_AFTER": "100s", "ASMAN_LEASE": "20s", "ASMAN_SWEEP": "1s", "ASMAN_MAX_ATTEMPTS": "3"}
 
@@ -50,7 +50,7 @@ class Object:
 @asynccontextmanager
 async def opened(of: Object, *, looks_after: bool = True) -> AsyncIterator[tuple[ObjectHost, Services]]:
     told = json.dumps({"flags": {"backend": "memory"}, "environ": ENVIRON})
-    host = ObjectHost(told, bytes, of if looks_after else None, of, clock=of.clock)
+    host = ObjectHost(told, bytes, Alarm(of) if looks_after else None, of, clock=of.clock)
     await host.start()
     try:
         yield host, host._services
@@ -207,7 +207,7 @@ class FailsOnce(MemoryJobStore):
 async def test_a_start_that_fails_is_tried_again() -> None:
     one = Object(jobs=FailsOnce())
     told = json.dumps({"flags": {"backend": "memory"}, "environ": ENVIRON})
-    host = ObjectHost(told, bytes, one, one, clock=one.clock)
+    host = ObjectHost(told, bytes, Alarm(one), one, clock=one.clock)
     try:
         await host.start()
     except Unavailable:

@@ -149,6 +149,21 @@ async def test_two_stores_opened_before_the_tables_were_made_agree(state: Any) -
         assert sum((await one.counts("q")).values()) == 2
 
 
+async def test_a_record_is_told_when_it_is_due_in_the_turn_in_which_it_is_stored(state: Any) -> None:
+    """So that the object and its alarm cannot be parted by an end in between: no other task comes in first."""
+    told: list[object] = []
+    async with DurableJobStore(state, wake=told.append) as store:
+        other = asyncio.ensure_future(asyncio.sleep(0))
+        other.add_done_callback(lambda _: told.append("another turn"))
+        job = make_job("q")
+        await store.save(job, expected=0)
+        assert told == [job.due_at]
+        with pytest.raises(Conflict):
+            await store.save(job, expected=0)
+        assert told.count(job.due_at) == 1
+        await other
+
+
 async def test_storage_of_a_newer_release_is_refused_and_left_alone(state: Any) -> None:
     async with _opened(state.storage) as store:
         job = make_job("q")

@@ -1,9 +1,10 @@
 """The app of one Durable Object: its stores are the object's own, and its clock is the object's alarm.
 
 Nothing runs here while nobody asks: an object that is not needed is put away, and is woken by its alarm. The alarm is
-set to the moment at which the first of the queue's records is due, whenever a step makes that earlier. It may be lost
-with the object between a step and the alarm; whoever wakes the object next sets it, and the Worker's own schedule wakes
-those that are overdue.
+set to the moment at which the first of the queue's records is due, whenever a step makes that earlier. Where the jobs
+are in the object itself, the record and the alarm are stored in one piece. With D1 it may be lost with the object
+between a step and the alarm; whoever wakes the object next sets it, and the Worker's own schedule wakes those that are
+overdue.
 
 An object that begins has lost the sockets of its workers: every lease gets a full new term from then.
 """
@@ -25,7 +26,7 @@ from asman_cloudflare import Platform
 from asman_edge.bridge import from_host
 from asman_edge.host import Host
 
-__all__ = ["ObjectHost", "begin", "count_hosts"]
+__all__ = ["Alarm", "ObjectHost", "begin", "count_hosts"]
 
 _EVER = 1e15
 """Behind every record's time."""
@@ -61,8 +62,9 @@ def begin(told: str, env: Any, state: Any, queue: str, looks_after: bool, peers:
         except JsException as error:
             raise Unavailable(f"the object of queue {clip(of)} does not listen: {error}") from error
 
-    platform = Platform(env, state, queue, peer=ask, tell=tell)
-    return ObjectHost(told, to_js, state.storage if looks_after else None, platform)
+    alarm = Alarm(state.storage) if looks_after else None
+    platform = Platform(env, state, queue, peer=ask, tell=tell, wake=alarm.due if alarm else None)
+    return ObjectHost(told, to_js, alarm, platform)
 
 
 def count_hosts() -> int:
@@ -72,18 +74,18 @@ def count_hosts() -> int:
 
 
 class ObjectHost(Host):
-    """Shape: ``alarms`` is the object's storage, None for one whose jobs are looked after by others."""
+    """Shape: ``alarm`` wakes the object, None for one whose jobs are looked after by others."""
 
     def __init__(
         self,
         told: str,
         to_host: Callable[[bytes], Any],
-        alarms: Any,
+        alarm: Alarm | None,
         *plugins: object,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._alarm = None if alarms is None else _Alarm(alarms)
-        super().__init__(told, to_host, [*plugins, *([] if self._alarm is None else [self._alarm])], clock=clock)
+        self._alarm = alarm
+        super().__init__(told, to_host, [*plugins, *([] if alarm is None else [alarm])], clock=clock)
         self._sweeper: Sweeper | None = None
 
     @property
@@ -141,7 +143,7 @@ class ObjectHost(Host):
         await self._services.notifier.publish(topic, from_host(data))
 
 
-class _Alarm:
+class Alarm:
     """When the object is woken. Shape: ``storage`` is the object's; times are in seconds since the epoch."""
 
     def __init__(self, storage: Any) -> None:
