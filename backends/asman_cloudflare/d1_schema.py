@@ -120,10 +120,9 @@ _TRIGGERS = (
         BEGIN {_ADD} END""",
     f"CREATE TRIGGER jobs_uncounted AFTER DELETE ON jobs WHEN old.state < 3 BEGIN {_TAKE} END",
     f"CREATE TRIGGER jobs_joined AFTER INSERT ON jobs WHEN new.others IS NOT NULL BEGIN {_JOIN} END",
-    f"""CREATE TRIGGER jobs_parted AFTER UPDATE OF others, queued_at ON jobs
-        WHEN old.others IS NOT NULL AND {_REJOINED} BEGIN {_LEAVE} END""",
+    # One trigger, for these two have an order, and triggers of one event have none.
     f"""CREATE TRIGGER jobs_rejoined AFTER UPDATE OF others, queued_at ON jobs
-        WHEN new.others IS NOT NULL AND {_REJOINED} BEGIN {_JOIN} END""",
+        WHEN coalesce(old.others, new.others) IS NOT NULL AND {_REJOINED} BEGIN {_LEAVE} {_JOIN} END""",
     f"CREATE TRIGGER jobs_left AFTER DELETE ON jobs WHEN old.others IS NOT NULL BEGIN {_LEAVE} END",
     """CREATE TRIGGER jobs_unlogged AFTER DELETE ON jobs
         BEGIN DELETE FROM log_rows WHERE job_id = old.job_id AND queue = old.queue; END""",
